@@ -1,0 +1,97 @@
+"""The training loop of the pocket model's parts: AdamW, warm-up and cosine, an average of the weights, exact resume."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["Plan", "average_of", "fit"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How long and how fast one stage learns."""
+
+    num_steps: int
+    learning_rate: float
+    warmup_steps: int = 100
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    averaging: float = 0.998
+    """Decay of the exponential moving average whose weights are shipped."""
+    checkpoint_every: int = 200
+
+    def rate(self, step: int) -> float:
+        """Learning rate at ``step``: linear warm-up, then half a cosine to zero."""
+        warm = min(1.0, (step + 1) / self.warmup_steps)
+        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+
+
+def _write_atomically(path: Path, state: dict) -> None:
+    fresh = path.with_suffix(".new")
+    torch.save(state, fresh)
+    fresh.replace(path)
+
+
+def average_of(model: nn.Module, folder: Path) -> nn.Module:
+    """Put the averaged weights of the newest checkpoint in ``folder`` into ``model``."""
+    state = torch.load(folder / "checkpoint.pt", mmap=True)
+    model.load_state_dict(state["average"])
+    return model
+
+
+def fit(
+    model: nn.Module,
+    loss: Callable[[int], Mapping[str, Tensor]],
+    plan: Plan,
+    folder: Path,
+    *,
+    report: Callable[[str], None],
+    measure: Callable[[int, Mapping[str, Tensor]], Mapping[str, float]] = lambda step, average: {},
+) -> None:
+    """Minimise ``loss(step)["loss"]`` over ``model`` and leave ``checkpoint.pt`` and ``curve.jsonl`` in ``folder``.
+
+    Resumes from ``checkpoint.pt``. ``loss`` must draw all randomness from its step, so that a resumed run repeats nothing
+    and skips nothing. With each checkpoint ``measure(step, average)`` may add figures, taken from the averaged weights.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint, curve = folder / "checkpoint.pt", folder / "curve.jsonl"
+    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay)
+    average = {name: value.detach().clone() for name, value in model.state_dict().items()}
+    first, seconds = 0, 0.0
+    if checkpoint.exists():
+        state = torch.load(checkpoint)
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        average, first, seconds = state["average"], state["step"], state["seconds"]
+        report(f"resumed at step {first}")
+    model.train()
+    started, sums, counted = time.monotonic() - seconds, {}, 0
+    for step in range(first, plan.num_steps):
+        for group in optimizer.param_groups:
+            group["lr"] = plan.rate(step)
+        parts = loss(step)
+        parts["loss"].backward()
+        nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        decay = min(plan.averaging, (1 + step) / (10 + step))
+        for name, value in model.state_dict().items():
+            average[name].lerp_(value, 1 - decay)
+        sums = {name: sums.get(name, 0.0) + float(value.detach()) for name, value in parts.items()}
+        counted += 1
+        if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.num_steps:
+            seconds = time.monotonic() - started
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
+            _write_atomically(checkpoint, state | {"step": step + 1, "seconds": seconds})
+            row = {"step": step + 1, "seconds": round(seconds, 1)} | {name: total / counted for name, total in sums.items()}
+            row |= measure(step + 1, average)
+            with curve.open("a") as lines:
+                lines.write(json.dumps(row) + "\n")
+            report("  ".join(f"{name} {value:.5g}" for name, value in row.items()))
+            sums, counted = {}, 0

@@ -1,0 +1,90 @@
+"""Makes the pocket model from nothing: ``python -m reelora.pocket.make FOLDER``.
+
+Runs the stages in order, each resumed where it stopped: VAE, encoding, text encoder with transformer, export, evaluation.
+``docs/pocket.md`` has the curves and figures of the model that is shipped.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from torch import Tensor
+
+from .clips import Scene
+from .evaluate import confusion, score_prompts, vae_fidelity
+from .fit import average_of
+from .tokenizer import build_tokenizer
+from .train_transformer import Denoiser, build_denoiser, build_scheduler, encode_clips, train_denoiser
+from .train_vae import build_vae, train_vae
+
+__all__ = ["main"]
+
+SEED = 0
+_MEASURE_EVERY = 1000
+
+
+def _assemble(vae: AutoencoderKLCogVideoX, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> CogVideoXPipeline:
+    pipeline = CogVideoXPipeline(build_tokenizer(), denoiser.text_encoder, vae, denoiser.transformer, build_scheduler())
+    return pipeline.to(dtype)
+
+
+def _trained_vae(folder: Path, std: float) -> AutoencoderKLCogVideoX:
+    vae = average_of(build_vae(), folder / "vae" / "clips").eval()
+    vae.register_to_config(scaling_factor=round(1 / std, 6))
+    return vae
+
+
+def _measure(folder: Path, std: float) -> Callable[[int, Mapping[str, Tensor]], Mapping[str, float]]:
+    def measure(step: int, average: Mapping[str, Tensor]) -> Mapping[str, float]:
+        if step % _MEASURE_EVERY:
+            return {}
+        denoiser = build_denoiser(len(build_tokenizer())).eval()
+        denoiser.load_state_dict(average)
+        pipeline = _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16)
+        return score_prompts(pipeline, held_out=False, count=60, first_seed=step)
+
+    return measure
+
+
+def _evaluate(model: Path, report: Callable[[str], None]) -> dict:
+    pipeline = CogVideoXPipeline.from_pretrained(model, torch_dtype=torch.bfloat16)
+    figures: dict = {"vae_psnr_db": vae_fidelity(pipeline.vae)}
+    for name, options in (
+        ("known", {"held_out": False, "count": 200}),
+        ("held_out", {"held_out": True, "count": 200}),
+        ("known_padded_to_226", {"held_out": False, "count": 60, "text_length": 226}),
+    ):
+        started = time.monotonic()
+        figures[name] = score_prompts(pipeline, first_seed=10_000, **options)
+        figures[name]["seconds_per_clip"] = round((time.monotonic() - started) / options["count"], 2)
+        report(f"{name}: {figures[name]}")
+    figures["confusion"] = {shape: dict(seen) for shape, seen in confusion().items()}
+    return figures
+
+
+def main(folder: Path, report: Callable[[str], None]) -> None:
+    """Run every stage that is not done yet; the model lands in ``folder/model``, its figures in ``folder/figures.json``."""
+    train_vae(folder / "vae", seed=SEED, report=report)
+    encoded = folder / "latents.pt"
+    if not encoded.exists():
+        vae = average_of(build_vae(), folder / "vae" / "clips").eval()
+        report(f"vae: {vae_fidelity(vae):.2f} dB on held-out clips")
+        encode_clips(vae, encoded, seed=SEED, report=report)
+    data = torch.load(encoded)
+    scenes = [Scene(**row) for row in data["scenes"]]
+    std = data["std"]
+    train_denoiser(data["latents"] / std, scenes, folder / "denoiser", seed=SEED, report=report, measure=_measure(folder, std))
+    denoiser = average_of(build_denoiser(len(build_tokenizer())), folder / "denoiser").eval()
+    _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16).save_pretrained(folder / "model")
+    figures = _evaluate(folder / "model", report)
+    (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    np.seterr(all="raise", under="ignore")
+    main(Path(sys.argv[1]), lambda line: sys.stderr.write(line + "\n"))

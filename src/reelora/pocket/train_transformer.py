@@ -1,0 +1,165 @@
+"""Trains the pocket text encoder and transformer together on latents that are encoded once.
+
+Captions vary a little, so that prompts may too: some leave out the background, some start with a capital or end in a full
+stop, and one in ten calls its shape by a made-up word, which teaches that an unknown noun is *some* shape. The number of
+padding tokens varies as well, because stock pipelines pad to 226 while ours pad to 24.
+"""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from numpy.random import Generator
+from torch import Tensor, nn
+from transformers import T5Config, T5EncoderModel, T5Tokenizer
+
+from .clips import NUM_FRAMES, SIZE, Scene, draw, known_combinations, sample_scene
+from .fit import Plan, fit
+from .tokenizer import MAX_TOKENS, build_tokenizer
+from .train_vae import to_video
+
+__all__ = ["PLAN", "Denoiser", "build_denoiser", "build_scheduler", "encode_clips", "train_denoiser"]
+
+PLAN = Plan(num_steps=5000, learning_rate=1e-3, warmup_steps=200, averaging=0.999)
+_NUM_CLIPS = 6000
+_BATCH = 64
+_SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
+
+
+class Denoiser(nn.Module):
+    """Text encoder and transformer, trained as one."""
+
+    def __init__(self, text_encoder: T5EncoderModel, transformer: CogVideoXTransformer3DModel) -> None:
+        super().__init__()
+        self.text_encoder = text_encoder
+        self.transformer = transformer
+
+
+def build_denoiser(vocabulary: int) -> Denoiser:
+    """A two-layer T5 of width 64 and a transformer of six blocks, six heads of 32, with rotary positions."""
+    text = T5Config(
+        vocab_size=vocabulary,
+        d_model=64,
+        d_kv=16,
+        d_ff=192,
+        num_layers=2,
+        num_heads=4,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+    )
+    transformer = CogVideoXTransformer3DModel(
+        num_attention_heads=6,
+        attention_head_dim=32,
+        in_channels=16,
+        out_channels=16,
+        time_embed_dim=128,
+        text_embed_dim=text.d_model,
+        num_layers=6,
+        sample_width=SIZE // 8,
+        sample_height=SIZE // 8,
+        sample_frames=NUM_FRAMES,
+        patch_size=2,
+        max_text_seq_length=MAX_TOKENS,
+        use_rotary_positional_embeddings=True,
+    )
+    return Denoiser(T5EncoderModel(text), transformer)
+
+
+def build_scheduler() -> CogVideoXDPMScheduler:
+    """The published noise schedule: v-prediction, zero signal at the last step, no shift at this small size."""
+    return CogVideoXDPMScheduler(
+        beta_schedule="scaled_linear",
+        beta_start=0.00085,
+        beta_end=0.012,
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        snr_shift_scale=1.0,
+        timestep_spacing="trailing",
+        clip_sample=False,
+    )
+
+
+def _vary(caption: str, scene: Scene, rng: Generator) -> str:
+    if rng.random() < 0.1:
+        noun = "".join(rng.choice(_SYLLABLES, size=rng.integers(1, 4))) + str(rng.choice(["", "n", "t", "x", "le"]))
+        caption = scene.caption(noun=noun)
+    if rng.random() < 0.1:
+        caption = caption.removesuffix(f" on a {scene.background} background")
+    if rng.random() < 0.1:
+        caption = caption[0].upper() + caption[1:]
+    if rng.random() < 0.1:
+        caption += "."
+    return caption
+
+
+def encode_clips(vae: AutoencoderKLCogVideoX, path: Path, *, seed: int, report: Callable[[str], None]) -> None:
+    """Draw and encode the training clips into ``path``: unscaled posterior means ``(n, f, c, h, w)`` and their scenes."""
+    combinations = known_combinations(held_out=False)
+    latents, scenes, at_once = [], [], 40
+    for first in range(0, _NUM_CLIPS, at_once):
+        rng = np.random.default_rng([seed, 1, first])
+        batch = [sample_scene(rng, combinations[(first + i) % len(combinations)]) for i in range(at_once)]
+        video = to_video(np.stack([draw(scene) for scene in batch]))
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
+            latents.append(vae.encode(video).latent_dist.mean.movedim(2, 1).half())
+        scenes += batch
+        if first % 1000 == 0:
+            report(f"encoded {first} of {_NUM_CLIPS}")
+    whole = torch.cat(latents)
+    fresh = path.with_suffix(".new")
+    torch.save({"latents": whole, "scenes": [vars(scene) for scene in scenes], "std": float(whole.float().std())}, fresh)
+    fresh.replace(path)
+
+
+def rotary_positions(denoiser: Denoiser, num_latent_frames: int) -> tuple[Tensor, Tensor]:
+    """The rotary table that the stock pipeline computes for clips of the pocket size."""
+    pipeline = CogVideoXPipeline(None, None, None, denoiser.transformer, build_scheduler())  # pyright: ignore
+    return pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, num_latent_frames, torch.device("cpu"))
+
+
+def _text_length(rng: Generator) -> int:
+    """How far this step pads its captions: mostly as we do, at times otherwise, rarely as stock pipelines do."""
+    kind = rng.random()
+    return MAX_TOKENS if kind < 0.7 else 226 if kind > 0.98 else int(rng.integers(18, 49))
+
+
+def train_denoiser(
+    latents: Tensor,
+    scenes: list[Scene],
+    folder: Path,
+    *,
+    seed: int,
+    report: Callable[[str], None],
+    measure: Callable[[int, Mapping[str, Tensor]], Mapping[str, float]],
+) -> None:
+    """Train on scaled ``latents (n, f, c, h, w)``; a tenth of the captions is empty, for guidance."""
+    torch.manual_seed(seed)
+    tokenizer: T5Tokenizer = build_tokenizer()
+    denoiser = build_denoiser(len(tokenizer))
+    positions = rotary_positions(denoiser, latents.shape[1])
+    alphas = build_scheduler().alphas_cumprod.float()
+
+    def loss(step: int) -> Mapping[str, Tensor]:
+        rng = np.random.default_rng([seed, 2, step])
+        noise_rng = torch.Generator().manual_seed(int(rng.integers(2**63)))
+        chosen = rng.choice(len(scenes), _BATCH, replace=False)
+        captions = ["" if rng.random() < 0.1 else _vary(scenes[i].caption(), scenes[i], rng) for i in chosen]
+        tokens = tokenizer(
+            captions, padding="max_length", max_length=_text_length(rng), truncation=True, return_tensors="pt"
+        ).input_ids
+        clean = latents[torch.from_numpy(chosen)].float()
+        noise = torch.randn(clean.shape, generator=noise_rng)
+        spread = (torch.arange(_BATCH) + torch.rand(_BATCH, generator=noise_rng)) / _BATCH
+        timesteps = (spread * len(alphas)).long()
+        alpha = alphas[timesteps].view(-1, 1, 1, 1, 1)
+        noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
+        velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
+        with torch.autocast("cpu", torch.bfloat16):
+            states = denoiser.text_encoder(tokens)[0]
+            predicted = denoiser.transformer(noisy, states, timesteps, image_rotary_emb=positions, return_dict=False)[0]
+        return {"loss": (predicted.float() - velocity).square().mean()}
+
+    fit(denoiser, loss, PLAN, folder, report=report, measure=measure)
