@@ -1,0 +1,18 @@
+"""Learning: from cached clips to trained branches, the same numbers every time."""
+
+from .config import LoopConfig, OptimizerConfig
+from .diffusion import Diffusion
+from .evaluate import resting
+from .loop import StepReport, TrainResult, train
+from .track import read_metrics
+
+__all__ = [
+    "Diffusion",
+    "LoopConfig",
+    "OptimizerConfig",
+    "StepReport",
+    "TrainResult",
+    "read_metrics",
+    "resting",
+    "train",
+]

@@ -1,0 +1,231 @@
+"""A run: what it learns, what it leaves, how it resumes and how it stops."""
+
+import json
+
+import pytest
+import torch
+
+from reelora.errors import ConfigError, DataError, FileFormatError, TrainingDivergedError
+from reelora.lora import collect
+from reelora.train import LoopConfig, OptimizerConfig, read_metrics, train
+
+IDENTITY = {"base": "tiny"}
+
+
+@pytest.fixture
+def run(branched, clips, held_out, diffusion, config, tmp_path):
+    """One start of a run in ``folder``; gives its result, its model and the losses of its steps."""
+
+    def start(folder="run", settings=config, model=None, **options):
+        model = model or branched()
+        result = train(
+            model, clips, held_out, diffusion, settings, tmp_path / folder, identity=IDENTITY, tensorboard=False, **options
+        )
+        rows = read_metrics(tmp_path / folder / "metrics.jsonl")
+        return result, model, [row["loss"] for row in rows if "loss" in row]
+
+    return start
+
+
+def weights(model):
+    return {name: (pair.a, pair.b) for name, pair in collect(model).pairs.items()}
+
+
+def assert_same_weights(one, other):
+    for name, pair in weights(one).items():
+        assert all(torch.equal(a, b) for a, b in zip(pair, weights(other)[name], strict=True)), name
+
+
+def stop_after(step):
+    seen = []
+
+    def on_step(report):
+        seen.append(report.step)
+
+    return {"on_step": on_step, "should_stop": lambda: bool(seen) and seen[-1] >= step}
+
+
+def test_the_loss_falls_on_clips_that_are_learned_by_heart(run, config):
+    long = config.model_copy(update={"steps": 60, "checkpoint_every": 60, "evaluate_every": 0})
+    _, _, losses = run(settings=long)
+    assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
+
+
+@pytest.mark.parametrize("stop", [1, 3, 5])
+@pytest.mark.parametrize("accumulation", [1, 2])
+def test_a_resumed_run_equals_one_that_was_never_stopped(run, config, stop, accumulation):
+    config = config.model_copy(update={"gradient_accumulation": accumulation})
+    whole, model, losses = run("whole", config)
+    assert whole.is_complete
+    first, _, _ = run("halves", config, **stop_after(stop))
+    assert (first.step, first.is_complete) == (stop, False)
+    second, resumed, resumed_losses = run("halves", config)
+    assert (second.step, second.resumed_from) == (6, stop)
+    assert resumed_losses == losses
+    assert_same_weights(resumed, model)
+
+
+def test_a_run_that_was_killed_goes_on_from_its_last_checkpoint(run, config, tmp_path):
+    _, model, losses = run("whole")
+
+    def kill(report):
+        if report.step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run("killed", on_step=kill)
+    with (tmp_path / "killed" / "metrics.jsonl").open("a") as lines:
+        lines.write('{"step": 6, "lo')
+    result, resumed, resumed_losses = run("killed")
+    assert result.resumed_from == 4
+    assert resumed_losses == losses
+    assert_same_weights(resumed, model)
+
+
+def test_a_run_that_is_complete_does_nothing_more(run):
+    _, model, losses = run()
+    result, again, same = run()
+    assert (result.resumed_from, result.step) == (6, 6)
+    assert same == losses
+    assert_same_weights(again, model)
+
+
+def test_a_longer_run_with_a_constant_rate_continues_a_shorter_one(run, config):
+    _, whole, _ = run("whole", config.model_copy(update={"steps": 8}))
+    run("halves")
+    _, longer, _ = run("halves", config.model_copy(update={"steps": 8}))
+    assert_same_weights(longer, whole)
+
+
+def test_accumulated_gradients_are_those_of_the_larger_batch(run, config):
+    _, _, large = run("large", config.model_copy(update={"batch_size": 4}))
+    _, _, small = run("small", config.model_copy(update={"gradient_accumulation": 2}))
+    assert small == pytest.approx(large, rel=1e-5)  # float32 sums in another order
+
+
+def test_gradient_checkpointing_changes_no_number(run, config):
+    _, _, plain = run("plain")
+    _, _, frugal = run("frugal", config.model_copy(update={"gradient_checkpointing": True}))
+    assert frugal == plain
+
+
+def test_measuring_changes_no_step(run, config):
+    _, _, often = run("often", config.model_copy(update={"evaluate_every": 1}))
+    _, _, never = run("never", config.model_copy(update={"evaluate_every": 0}))
+    assert often == never
+
+
+def test_held_out_loss_is_measured_from_step_zero_to_the_end(run, tmp_path):
+    run()
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "held_out_loss" in row] == [0, 3, 6]
+
+
+def test_the_base_is_never_changed_nor_cast(run, branched):
+    model = branched().to(torch.bfloat16)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
+    before = {name: value.clone() for name, value in model.state_dict().items() if "lora_" not in name}
+    run(model=model)
+    after = {name: value for name, value in model.state_dict().items() if "lora_" not in name}
+    assert all(torch.equal(before[name], after[name]) and after[name].dtype == torch.bfloat16 for name in before)
+    assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_checkpoints_hold_only_what_is_trained_and_the_newest_stay(run, tmp_path):
+    _, model, _ = run()
+    folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert folders == ["step-000004", "step-000006"]
+    size = sum(path.stat().st_size for path in (tmp_path / "run" / "checkpoints" / "step-000006").iterdir())
+    trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert size < 3 * 4 * trained + 20_000
+
+
+def test_another_run_in_the_same_folder_is_refused_with_every_difference(
+    run, config, branched, clips, held_out, diffusion, tmp_path
+):
+    run()
+    other = config.model_copy(update={"batch_size": 1, "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=2)})
+    with pytest.raises(ConfigError) as error:
+        train(branched(), clips, held_out, diffusion, other, tmp_path / "run", identity={"base": "other"}, tensorboard=False)
+    for name in ("base", "loop.batch_size", "loop.optimizer.learning_rate"):
+        assert name in str(error.value)
+
+
+def test_a_damaged_checkpoint_is_named_and_the_model_is_left_alone(run, branched, tmp_path):
+    run()
+    state = tmp_path / "run" / "checkpoints" / "step-000006" / "state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-3] ^= 0x55
+    state.write_bytes(content)
+    model = branched()
+    with pytest.raises(DataError, match="step-000006"):
+        run(model=model)
+    assert_same_weights(model, branched())
+    state.write_bytes(content[:100])
+    with pytest.raises(DataError, match="step-000006"):
+        run(model=model)
+
+
+def test_a_manifest_that_is_none_is_named(run, tmp_path):
+    run()
+    (tmp_path / "run" / "checkpoints" / "step-000006" / "manifest.json").write_text("{")
+    with pytest.raises(FileFormatError, match="step-000006"):
+        run()
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(run, tmp_path, monkeypatch):
+    import reelora.train.checkpoint as room
+
+    def full(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    run(**stop_after(3))
+    monkeypatch.setattr(room, "write_tensors", full)
+    with pytest.raises(OSError, match="No space"):
+        run()
+    assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
+
+
+def test_a_learning_rate_that_explodes_stops_the_run_with_advice(run, config):
+    wild = config.model_copy(
+        update={
+            "steps": 400,
+            "evaluate_every": 0,
+            "optimizer": OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0),
+        }
+    )
+    model_breaks = {"should_stop": lambda: False}
+    with pytest.raises(TrainingDivergedError, match=r"learning_rate \(now 1\)"):
+        run(settings=wild, model=_exploding(run), **model_breaks)
+
+
+def _exploding(run):
+    _, model, _ = run("seed")
+    for name, parameter in model.named_parameters():
+        if name.endswith("lora_b"):
+            parameter.data.fill_(float("inf"))
+    return model
+
+
+def test_no_clips_are_refused(branched, clips, held_out, diffusion, config, tmp_path):
+    empty = clips._those(lambda clip: False)
+    with pytest.raises(ConfigError, match="no clips"):
+        train(branched(), empty, held_out, diffusion, config, tmp_path, identity=IDENTITY)
+
+
+def test_rows_are_json_with_step_and_loss(run, tmp_path):
+    run()
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows] == list(range(7))
+    assert all({"step", "loss", "learning_rate", "grad_norm", "seconds"} <= row.keys() for row in rows[1:])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [("constant", [0.5, 1.0, 1.0, 1.0]), ("linear", [0.5, 1.0, 0.5, 0.0]), ("cosine", [0.5, 1.0, 0.5, 0.0])],
+)
+def test_the_rate_warms_up_and_follows_its_schedule(schedule, expected):
+    config = LoopConfig(steps=4, optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=2, schedule=schedule))
+    assert [config.learning_rate(step) for step in range(4)] == pytest.approx(expected, abs=1e-12)
