@@ -1,0 +1,54 @@
+"""How far two adapters are apart, without ever building a dense update."""
+
+import math
+
+import torch
+
+from reelora.errors import MismatchError, first_few
+
+from .adapter import Adapter, Pair
+
+__all__ = ["largest_difference", "relative_difference"]
+
+
+def relative_difference(expected: Pair, actual: Pair) -> float:
+    """``|E - F| / |E|`` (Frobenius) of the updates ``E`` and ``F`` of two pairs, in float64.
+
+    ``E - F = [s B, -t C] [A; D]`` is a product of thin matrices, so ``|E - F| = |R S^T|`` with R and S from their QR
+    decompositions: rank-sized work. Raises MismatchError for pairs of different modules; both scales have to be known.
+    """
+    if expected.shape != actual.shape:
+        raise MismatchError(f"Updates of {expected.shape} and {actual.shape} cannot be compared: these are different modules.")
+    if _same_bits(expected, actual):
+        return 0.0
+    norm, difference = _norm(expected), _norm(expected, actual)
+    return difference / norm if norm else math.inf if difference else 0.0
+
+
+def largest_difference(expected: Adapter, actual: Adapter) -> float:
+    """The largest `relative_difference` of any module; MismatchError if one has modules that the other lacks."""
+    if lone := sorted(expected.pairs.keys() ^ actual.pairs.keys()):
+        raise MismatchError(f"{len(lone)} modules are in only one of the adapters: {first_few(lone)}")
+    expected.check_scale()
+    actual.check_scale()
+    return max(relative_difference(pair, actual.pairs[name]) for name, pair in expected.pairs.items())
+
+
+def _norm(pair: Pair, minus: Pair | None = None) -> float:
+    """Frobenius norm of one update, or of the difference of two."""
+    left, right = [_scaled_b(pair)], [pair.a.double()]
+    if minus is not None:
+        left.append(-_scaled_b(minus))
+        right.append(minus.a.double())
+    tall = torch.linalg.qr(torch.cat(left, dim=1), mode="r").R
+    wide = torch.linalg.qr(torch.cat(right, dim=0).mT, mode="r").R
+    return float(torch.linalg.matrix_norm(tall @ wide.mT))
+
+
+def _scaled_b(pair: Pair) -> torch.Tensor:
+    assert pair.scale is not None, "check_scale comes first"
+    return pair.b.double() * pair.scale
+
+
+def _same_bits(left: Pair, right: Pair) -> bool:
+    return left.scale == right.scale and torch.equal(left.a, right.a) and torch.equal(left.b, right.b)

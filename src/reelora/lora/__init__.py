@@ -1,0 +1,19 @@
+"""A LoRA on a model: the only room that edits modules."""
+
+from .attach import attach, collect, detach, load_into
+from .branch import StackedLinear, TrainableLinear
+from .model import role_of
+from .summary import AttachSummary
+from .using import using
+
+__all__ = [
+    "AttachSummary",
+    "StackedLinear",
+    "TrainableLinear",
+    "attach",
+    "collect",
+    "detach",
+    "load_into",
+    "role_of",
+    "using",
+]
