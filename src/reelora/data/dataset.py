@@ -1,0 +1,157 @@
+"""A complete cache as a data set: mapped, never loaded as a whole, split and hashed by content."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from copy import copy
+from pathlib import Path
+from typing import TypedDict
+
+from jaxtyping import Float
+from torch import Tensor
+
+from reelora.errors import ConfigError, DataError, first_few
+from reelora.tensorio import fingerprint
+
+from .entries import LATENTS, PROMPTS, EntryKind, read_entry
+from .manifest import EntryRecord, ManifestClip, read_manifest
+from .sampling import shuffled
+
+__all__ = ["CachedClip", "CachedClips"]
+
+ClipLatents = Float[Tensor, "f c h w"]
+"""Latents of one clip in the order that CogVideoX's transformer takes them."""
+
+TokenStates = Float[Tensor, "s d"]
+"""Prompt states of one caption."""
+
+
+class CachedClip(TypedDict):
+    """One clip as the training takes it. ``source`` is its name in the data set's folder."""
+
+    latent_mean: ClipLatents
+    latent_std: ClipLatents
+    prompt_states: TokenStates
+    caption: str
+    source: str
+
+
+class CachedClips:
+    """The clips of a cache that ``precompute`` made, in the order of its manifest.
+
+    ``path`` is the cache's folder or its manifest. Tensors are views of mapped files: an item costs memory only
+    while it is used. Raises DataError where the cache is incomplete, or entries are missing or truncated, and names
+    them; FileFormatError where the manifest is not one.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.folder, self._manifest = read_manifest(Path(path))
+        self._clips = self._manifest.clips
+        self._check_sizes()
+
+    def __len__(self) -> int:
+        return len(self._clips)
+
+    def __getitem__(self, index: int) -> CachedClip:
+        clip = self._clips[index]
+        latents = read_entry(self.folder, LATENTS, clip.latents)
+        return CachedClip(
+            latent_mean=latents["latent_mean"],
+            latent_std=latents["latent_std"],
+            prompt_states=self._prompt_states(clip.prompt),
+            caption=clip.caption,
+            source=clip.name,
+        )
+
+    def __iter__(self) -> Iterator[CachedClip]:
+        return (self[index] for index in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"CachedClips({str(self.folder)!r}, {len(self)} clips)"
+
+    @property
+    def captions(self) -> list[str]:
+        """The caption of every clip."""
+        return [clip.caption for clip in self._clips]
+
+    @property
+    def sources(self) -> list[str]:
+        """The name of every clip in the data set's folder."""
+        return [clip.name for clip in self._clips]
+
+    @property
+    def settings(self) -> dict[str, str | int | float]:
+        """What the cache was made with: frames, size, fps, encoders' fingerprints, number of tokens, dtype."""
+        return dict(self._manifest.settings)
+
+    @property
+    def empty_prompt_states(self) -> TokenStates:
+        """Prompt states of "", for caption dropout and guidance."""
+        return self._prompt_states(self._manifest.empty_prompt)
+
+    @property
+    def data_hash(self) -> str:
+        """SHA-256 in hex over the contents of all entries in their order: equal exactly for equal training data."""
+        contents = [
+            [self._manifest.latents[c.latents].fingerprint, self._manifest.prompts[c.prompt].fingerprint] for c in self._clips
+        ]
+        empty = self._manifest.prompts[self._manifest.empty_prompt].fingerprint
+        return hashlib.sha256(json.dumps([empty, contents]).encode()).hexdigest()
+
+    def split(self, held_out: int | float, *, seed: int) -> tuple["CachedClips", "CachedClips"]:
+        """The clips to train on and those held out: a count if ``held_out`` is an int, a share if it is a float.
+
+        Videos are drawn by the hash of their bytes and of ``seed``: names, order and captions do not matter, copies
+        of one video stay on one side, and a clip more in the data set leaves the others' order alone. A share above
+        0 holds out at least one. Raises ConfigError unless a video is left to train on.
+        """
+        videos = shuffled(sorted({clip.video for clip in self._clips}), seed=seed)
+        count = held_out if isinstance(held_out, int) else _count_of_share(held_out, len(videos))
+        if not 0 <= count < len(videos):
+            raise ConfigError(
+                f"{held_out} of {len(videos)} different videos cannot be held out: at least one must be left to train on. "
+                f"Hold out 0 to {len(videos) - 1}, or add clips."
+            )
+        drawn = set(videos[:count])
+        return self._those(lambda clip: clip.video not in drawn), self._those(lambda clip: clip.video in drawn)
+
+    def verify(self) -> list[Path]:
+        """Read every entry and compare its content with the manifest; the paths of those that differ."""
+        return [kind.path(self.folder, key) for kind, key, record in self._entries() if not self._is_whole(kind, key, record)]
+
+    def _those(self, is_wanted: Callable[[ManifestClip], bool]) -> "CachedClips":
+        other = copy(self)
+        other._clips = tuple(clip for clip in self._clips if is_wanted(clip))
+        return other
+
+    def _prompt_states(self, key: str) -> TokenStates:
+        return read_entry(self.folder, PROMPTS, key)["prompt_states"]
+
+    def _entries(self) -> list[tuple[EntryKind, str, EntryRecord]]:
+        manifest = self._manifest
+        latents = [(LATENTS, key, record) for key, record in manifest.latents.items()]
+        return latents + [(PROMPTS, key, record) for key, record in manifest.prompts.items()]
+
+    def _is_whole(self, kind: EntryKind, key: str, record: EntryRecord) -> bool:
+        try:
+            return fingerprint(read_entry(self.folder, kind, key)) == record.fingerprint
+        except DataError:
+            return False
+
+    def _check_sizes(self) -> None:
+        sizes = {kind.path(self.folder, key): record.size_bytes for kind, key, record in self._entries()}
+        lost = [str(path) for path in sizes if not path.is_file()]
+        cut = [str(path) for path, size in sizes.items() if path.is_file() and path.stat().st_size != size]
+        wrongs = {"are missing": lost, "are truncated or replaced": cut}
+        problems = [f"{len(bad)} {what}, first {first_few(bad)}" for what, bad in wrongs.items() if bad]
+        if problems:
+            raise DataError(
+                f"{self.folder}: of {len(sizes)} entries {'; '.join(problems)}. "
+                "Run `reelora precompute` again: it makes only these."
+            )
+
+
+def _count_of_share(share: float, total: int) -> int:
+    if not 0 <= share < 1:
+        raise ConfigError(f"A share of {share} cannot be held out: it lies in 0 to 1, 1 excluded. Give a count as an int.")
+    return max(1, round(share * total)) if share > 0 else 0

@@ -1,0 +1,293 @@
+"""Which clips a folder holds and what their captions say; nothing is decoded here."""
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from io import StringIO
+from os.path import normpath
+from pathlib import Path, PurePosixPath
+from typing import overload
+
+from reelora.errors import DataError, FileFormatError, first_few, nearest
+
+__all__ = ["CAPTION_COLUMNS", "VIDEO_COLUMNS", "VIDEO_SUFFIXES", "ClipList", "ClipSource", "list_clips"]
+
+VIDEO_SUFFIXES = frozenset(
+    (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
+)
+"""What counts as a video where no list names the files."""
+
+VIDEO_COLUMNS = ("file_name", "video")
+CAPTION_COLUMNS = ("text", "caption", "prompt")
+
+_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSource:
+    """One clip of a data set. ``name`` is its path inside the folder, with forward slashes, on every system."""
+
+    name: str
+    path: Path
+    caption: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipList(Sequence[ClipSource]):
+    """The clips of ``folder`` in a fixed order, the ``form`` that named them, and what lies there but is not used."""
+
+    folder: Path
+    form: str
+    clips: tuple[ClipSource, ...]
+    unused: tuple[str, ...]
+    """Videos that the list does not name, and captions that have no video."""
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    @overload
+    def __getitem__(self, index: int) -> ClipSource: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[ClipSource, ...]: ...
+    def __getitem__(self, index: int | slice) -> ClipSource | tuple[ClipSource, ...]:
+        return self.clips[index]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Row:
+    """What a form says of one clip: ``where`` it stands, the file's name, and the caption if there is one."""
+
+    where: str
+    name: str
+    caption: str | None
+    is_text: bool = True
+
+
+def list_clips(folder: Path, *, video_column: str | None = None, caption_column: str | None = None) -> ClipList:
+    """The clips and captions of a folder, in any of the four forms that are in use.
+
+    - ``metadata.jsonl`` or ``metadata.csv``, a row per clip with ``file_name`` (or ``video``) and ``text`` (or
+      ``caption`` or ``prompt``); other columns are named by ``video_column`` and ``caption_column``;
+    - ``videos.txt`` with ``prompts.txt``, a line per clip in each, as CogVideo's ``finetune/`` reads them;
+    - otherwise every video in the folder and below, with a ``.txt`` of the same stem beside it.
+
+    A list keeps its order, a folder is sorted by name; whatever begins with a dot is left alone. Names are relative
+    to the folder. Captions have their white space collapsed. Raises DataError, which names everything that is wrong
+    at once: no folder, no clip, two lists, rows without a name or caption, missing files, files named twice, names
+    that lead out of the folder. Whether a video can be decoded is for ``survey`` to say.
+    """
+    folder = Path(folder)
+    names = _names_below(folder)
+    form = _form_of(folder, names)
+    columns = _Columns(video=video_column, caption=caption_column)
+    rows = list(_FORMS[form](folder, names, columns))
+    if not rows:
+        raise DataError(f"{folder}: holds no clip. {_WANTED}")
+    clips = _checked(folder, form, rows)
+    return ClipList(folder=folder, form=form, clips=clips, unused=_unused(form, names, clips))
+
+
+# The four forms.
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Columns:
+    video: str | None
+    caption: str | None
+
+
+def _rows_of_jsonl(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+    path = folder / "metadata.jsonl"
+    rows = {number: _json_object(line) for number, line in enumerate(_text_of(path).split("\n"), 1) if line.strip()}
+    bad = [f"line {number}" for number, row in rows.items() if row is None]
+    if bad:
+        raise FileFormatError(f"{path}: {len(bad)} of {len(rows)} lines are no JSON object, first {first_few(bad)}.")
+    yield from _rows_of_table(path, {number: row for number, row in rows.items() if row is not None}, columns)
+
+
+def _rows_of_csv(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+    path = folder / "metadata.csv"
+    try:
+        rows = dict(_numbered(csv.DictReader(StringIO(_text_of(path), newline=""))))
+    except csv.Error as error:
+        raise FileFormatError(f"{path}: is no CSV ({error}).") from error
+    bad = [f"line {number}" for number, row in rows.items() if None in row]
+    if bad:
+        raise DataError(
+            f"{path}: {len(bad)} of {len(rows)} rows have more cells than the header, first {first_few(bad)}; "
+            "put captions with a comma in double quotes."
+        )
+    yield from _rows_of_table(path, rows, columns)
+
+
+def _numbered(reader: csv.DictReader) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for row in reader:
+        yield reader.line_num, row
+
+
+def _rows_of_table(path: Path, rows: Mapping[int, Mapping[str, object]], columns: _Columns) -> Iterator[_Row]:
+    known = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
+    if not rows:
+        return
+    video = _column(path, known, columns.video, VIDEO_COLUMNS, "video_column")
+    caption = _column(path, known, columns.caption, CAPTION_COLUMNS, "caption_column")
+    for number, row in rows.items():
+        yield _Row(where=f"{path.name}:{number}", name=_cell(row, video), caption=_cell(row, caption))
+
+
+def _rows_of_lines(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+    videos, prompts = (_lines_of(folder / name) for name in ("videos.txt", "prompts.txt"))
+    if len(videos) != len(prompts):
+        raise DataError(
+            f"{folder}: videos.txt names {len(videos)} clips and prompts.txt has {len(prompts)} captions; "
+            "each clip needs its line in both (empty lines do not count)."
+        )
+    for number, (video, prompt) in enumerate(zip(videos, prompts, strict=True), 1):
+        yield _Row(where=f"videos.txt:{number}", name=video, caption=prompt)
+
+
+def _rows_of_files(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+    present = set(names)
+    for name in filter(_is_video, names):
+        raw = (folder / _caption_name(name)).read_bytes() if _caption_name(name) in present else None
+        text = _decoded(raw) if raw is not None else None
+        yield _Row(where=name, name=name, caption=text, is_text=raw is None or text is not None)
+
+
+_BESIDE = "captions beside the videos"
+_FORMS: Mapping[str, Callable[[Path, Sequence[str], _Columns], Iterator[_Row]]] = {
+    "metadata.jsonl": _rows_of_jsonl,
+    "metadata.csv": _rows_of_csv,
+    "videos.txt": _rows_of_lines,
+    _BESIDE: _rows_of_files,
+}
+_WANTED = (
+    "Put videos (.mp4, .mov, .webm ...) there, each with a .txt caption of the same name, or a metadata.jsonl that names them."
+)
+
+
+def _form_of(folder: Path, names: Sequence[str]) -> str:
+    lists = [form for form in _FORMS if form in names]
+    if len(lists) > 1:
+        raise DataError(f"{folder}: holds {' and '.join(lists)}, which both name clips; keep one of them.")
+    if lists == ["videos.txt"] and "prompts.txt" not in names:
+        hint = "; rename prompt.txt" if "prompt.txt" in names else ""
+        raise DataError(f"{folder}: holds videos.txt but no prompts.txt with a caption for each line{hint}.")
+    return lists[0] if lists else _BESIDE
+
+
+# One check for all forms.
+
+
+def _checked(folder: Path, form: str, rows: Sequence[_Row]) -> tuple[ClipSource, ...]:
+    named = Counter(_plain(row.name) for row in rows if row.name)
+    stems = Counter(_caption_name(name) for name in named) if form == _BESIDE else Counter()
+    wrongs = {
+        "name no file": [row.where for row in rows if not row.name],
+        "lead out of the folder (give names relative to it)": [_shown(row) for row in rows if _escapes(row.name)],
+        "are missing": [_shown(r) for r in rows if r.name and not _escapes(r.name) and not (folder / r.name).is_file()],
+        "are named more than once": [name for name, count in named.items() if count > 1],
+        "share one caption with another video": [name for name in named if stems[_caption_name(name)] > 1],
+        "have a caption that is no UTF-8 text": [row.name for row in rows if not row.is_text],
+        "have no caption": [row.name for row in rows if row.is_text and row.caption is None],
+        "have an empty caption": [_shown(row) for row in rows if row.caption is not None and not row.caption.strip()],
+    }
+    problems = [
+        f"{len(bad)} of {len(rows)} clips {what}: {first_few(bad, count=_SHOWN)}" for what, bad in wrongs.items() if bad
+    ]
+    if problems:
+        raise DataError(f"{folder}: {'; '.join(problems)}.")
+    return tuple(
+        ClipSource(name=_plain(row.name), path=folder / _plain(row.name), caption=" ".join((row.caption or "").split()))
+        for row in rows
+    )
+
+
+def _unused(form: str, names: Sequence[str], clips: Sequence[ClipSource]) -> tuple[str, ...]:
+    used = {clip.name for clip in clips}
+    if form == _BESIDE:
+        used |= {_caption_name(clip.name) for clip in clips}
+    kinds = VIDEO_SUFFIXES | {".txt"} if form == _BESIDE else VIDEO_SUFFIXES
+    return tuple(name for name in names if _suffix(name) in kinds and name not in used)
+
+
+def _escapes(name: str) -> bool:
+    plain = PurePosixPath(_plain(name))
+    return plain.is_absolute() or ".." in plain.parts
+
+
+def _plain(name: str) -> str:
+    return PurePosixPath(normpath(name)).as_posix()
+
+
+def _shown(row: _Row) -> str:
+    return row.name if row.where == row.name else f"{row.where} {row.name!r}"
+
+
+# Reading names and texts.
+
+
+def _names_below(folder: Path) -> list[str]:
+    """Files of the folder and below, sorted; whatever is hidden stays so."""
+    if not folder.is_dir():
+        state = "is a file; give the folder that holds it" if folder.is_file() else "there is no such folder"
+        raise DataError(f"{folder}: {state}. {_WANTED}")
+    relative = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
+
+
+def _suffix(name: str) -> str:
+    return PurePosixPath(name).suffix.lower()
+
+
+def _is_video(name: str) -> bool:
+    return _suffix(name) in VIDEO_SUFFIXES
+
+
+def _caption_name(name: str) -> str:
+    return PurePosixPath(name).with_suffix(".txt").as_posix()
+
+
+def _text_of(path: Path) -> str:
+    text = _decoded(path.read_bytes())
+    if text is None:
+        raise FileFormatError(f"{path}: is no UTF-8 text; save it as UTF-8.")
+    return text
+
+
+def _decoded(raw: bytes) -> str | None:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return None
+
+
+def _lines_of(path: Path) -> list[str]:
+    return [line.strip() for line in _text_of(path).split("\n") if line.strip()]
+
+
+def _json_object(line: str) -> dict[str, object] | None:
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) else None
+
+
+def _cell(row: Mapping[str, object], column: str) -> str:
+    value = row.get(column)
+    return value.strip() if isinstance(value, str) else ""
+
+
+def _column(path: Path, known: Sequence[str], asked: str | None, usual: Sequence[str], option: str) -> str:
+    """The column that was asked for, or the only one of the usual names."""
+    if asked is not None and asked not in known:
+        raise DataError(f"{path}: has no column {asked!r}; {nearest(asked, known)}")
+    found = [asked] if asked is not None else [name for name in usual if name in known]
+    if not found:
+        raise DataError(f"{path}: has no column {' or '.join(usual)} (it has {', '.join(known)}); name it with {option}=.")
+    if len(found) > 1:
+        raise DataError(f"{path}: has the columns {' and '.join(found)}; say with {option}= which one is meant.")
+    return found[0]

@@ -1,0 +1,167 @@
+"""Which clips a folder holds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from reelora.data import list_clips
+from reelora.errors import DataError, FileFormatError
+
+
+def put(folder: Path, **files: str | bytes) -> Path:
+    """Make files; ``__`` stands for a dot and ``_in_`` for a folder."""
+    for name, content in files.items():
+        path = folder / name.replace("_in_", "/").replace("__", ".")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return folder
+
+
+def pairs(clips) -> list[tuple[str, str]]:
+    return [(clip.name, clip.caption) for clip in clips]
+
+
+FORMS = {
+    "beside": {"a__txt": "a cat", "sub_in_b__txt": "a dog"},
+    "jsonl": {
+        "metadata__jsonl": '{"file_name": "a.mp4", "text": "a cat"}\n\n{"file_name": "sub/b.mp4", "text": "a dog", "fps": 8}\n'
+    },
+    "csv": {"metadata__csv": "video,prompt,author\r\na.mp4,a cat,me\r\nsub/b.mp4,a dog,you\r\n"},
+    "cogvideo": {"videos__txt": "a.mp4\nsub/b.mp4\n\n", "prompts__txt": "a cat\n\na dog\n"},
+}
+
+
+@pytest.mark.parametrize("files", FORMS.values(), ids=FORMS)
+def test_all_forms_of_one_data_set_give_the_same_clips(tmp_path, files):
+    put(tmp_path, a__mp4="", sub_in_b__mp4="", **files)
+    clips = list_clips(tmp_path)
+    assert pairs(clips) == [("a.mp4", "a cat"), ("sub/b.mp4", "a dog")]
+    assert [clip.path for clip in clips] == [tmp_path / "a.mp4", tmp_path / "sub" / "b.mp4"]
+    assert clips.unused == ()
+
+
+def test_a_folder_is_sorted_by_name_and_a_list_keeps_its_order(tmp_path):
+    put(tmp_path, b__mp4="", a__MP4="", b__txt="b", a__txt="a")
+    assert pairs(list_clips(tmp_path)) == [("a.MP4", "a"), ("b.mp4", "b")]
+    put(tmp_path, videos__txt="b.mp4\na.MP4", prompts__txt="b\na")
+    assert pairs(list_clips(tmp_path)) == [("b.mp4", "b"), ("a.MP4", "a")]
+
+
+def test_what_is_not_used_is_listed(tmp_path):
+    put(tmp_path, a__mp4="", a__txt="a", readme__txt="hello", picture__png="", __DS_Store="", __cache_in_x__mp4="")
+    assert list_clips(tmp_path).unused == ("readme.txt",)
+    put(tmp_path, b__mp4="", metadata__jsonl='{"file_name": "a.mp4", "text": "a"}')
+    assert list_clips(tmp_path).unused == ("b.mp4",)
+
+
+def test_white_space_and_a_byte_order_mark_are_no_part_of_a_caption(tmp_path):
+    put(tmp_path, a__mp4="", a__txt="\ufeff  a cat\r\n on a\tmat \n".encode())
+    assert pairs(list_clips(tmp_path)) == [("a.mp4", "a cat on a mat")]
+
+
+@given(captions=st.lists(st.text(st.characters(codec="utf-8"), min_size=1).filter(str.strip), min_size=1, max_size=5))
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_caption_survives_jsonl(tmp_path, captions):
+    rows = [{"video": f"{index}.mp4", "caption": caption} for index, caption in enumerate(captions)]
+    for row in rows:
+        (tmp_path / row["video"]).touch()
+    lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    (tmp_path / "metadata.jsonl").write_bytes(lines.encode())
+    assert [clip.caption for clip in list_clips(tmp_path)] == [" ".join(caption.split()) for caption in captions]
+
+
+def test_columns_can_be_named(tmp_path):
+    put(tmp_path, a__mp4="", metadata__csv="clip,long text,text\na.mp4,a long cat,a cat")
+    clips = list_clips(tmp_path, video_column="clip", caption_column="long text")
+    assert pairs(clips) == [("a.mp4", "a long cat")]
+
+
+@pytest.mark.parametrize(
+    ("header", "options", "message"),
+    [
+        ("clip,text", {}, "no column file_name or video .it has clip, text.; name it with video_column"),
+        ("video,words", {}, "no column text or caption or prompt"),
+        ("text,caption,video", {}, "columns text and caption; say with caption_column"),
+        ("video,text", {"caption_column": "txet"}, "did you mean 'text'"),
+    ],
+)
+def test_an_unclear_column_is_an_error_that_says_what_to_do(tmp_path, header, options, message):
+    put(tmp_path, metadata__csv=f"{header}\n{header}")
+    with pytest.raises(DataError, match=message):
+        list_clips(tmp_path, **options)
+
+
+def test_everything_wrong_is_said_at_once(tmp_path):
+    rows = [
+        {"file_name": "a.mp4", "text": "a"},
+        {"file_name": "./a.mp4", "text": "again"},
+        {"file_name": "../b.mp4", "text": "b"},
+        {"file_name": "/etc/passwd", "text": "c"},
+        {"file_name": "gone.mp4", "text": "d"},
+        {"file_name": "e.mp4", "text": "  "},
+        {"text": "f"},
+    ]
+    put(tmp_path, a__mp4="", e__mp4="", metadata__jsonl="\n".join(map(json.dumps, rows)))
+    with pytest.raises(DataError) as error:
+        list_clips(tmp_path)
+    for part in [
+        "a.mp4",
+        "'../b.mp4'",
+        "'/etc/passwd'",
+        "'gone.mp4'",
+        "'e.mp4'",
+        "metadata.jsonl:7",
+        "2 of 7",
+        "named more than once",
+    ]:
+        assert part in str(error.value)
+
+
+def test_captions_that_are_missing_empty_or_no_text_are_all_named(tmp_path):
+    put(tmp_path, a__mp4="", b__mp4="", b__txt=" \n", c__mp4="", c__txt=b"\xff\xfe\x00", d__mp4="", d__txt="fine", e__mp4="")
+    with pytest.raises(DataError) as error:
+        list_clips(tmp_path)
+    message = str(error.value)
+    assert "2 of 5 clips have no caption: a.mp4, e.mp4" in message
+    assert "1 of 5 clips have an empty caption: b.mp4" in message
+    assert "1 of 5 clips have a caption that is no UTF-8 text: c.mp4" in message
+
+
+def test_two_videos_cannot_share_one_caption(tmp_path):
+    put(tmp_path, a__mp4="", a__mov="", a__txt="which?")
+    with pytest.raises(DataError, match=r"share one caption.*a\.mov, a\.mp4"):
+        list_clips(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "holds no clip. Put videos"),
+        ({"a__txt": "a caption only"}, "holds no clip"),
+        ({"metadata__jsonl": "\n"}, "holds no clip"),
+        ({"metadata__jsonl": "", "metadata__csv": ""}, "metadata.jsonl and metadata.csv"),
+        ({"videos__txt": "a.mp4", "prompt__txt": "a"}, "no prompts.txt .* rename prompt.txt"),
+        ({"videos__txt": "a.mp4\nb.mp4", "prompts__txt": "a"}, "2 clips and prompts.txt has 1 captions"),
+        ({"metadata__csv": "video,text\na.mp4,a cat, on a mat"}, "more cells than the header, first line 2; put captions"),
+    ],
+)
+def test_a_folder_without_a_clear_list_of_clips_is_an_error(tmp_path, files, message):
+    with pytest.raises(DataError, match=message):
+        list_clips(put(tmp_path, **files))
+
+
+def test_lines_that_are_no_json_objects_are_all_counted(tmp_path):
+    put(tmp_path, a__mp4="", metadata__jsonl='{"file_name": "a.mp4", "text": "a"}\n[1]\n{"file_name": \n')
+    with pytest.raises(FileFormatError, match="2 of 3 lines are no JSON object, first line 2, line 3"):
+        list_clips(tmp_path)
+
+
+def test_a_missing_folder_and_a_file_in_its_place_say_so(tmp_path):
+    with pytest.raises(DataError, match="there is no such folder"):
+        list_clips(tmp_path / "nowhere")
+    put(tmp_path, a__mp4="")
+    with pytest.raises(DataError, match="is a file; give the folder"):
+        list_clips(tmp_path / "a.mp4")

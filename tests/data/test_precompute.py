@@ -1,0 +1,303 @@
+"""The content-keyed cache: never stale, never colliding, resumable, and made only where something is missing."""
+
+import json
+import resource
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from encoders import NUM_TOKENS, Encoders, pooled, token_states
+from films import cut, write_film, write_sound
+
+from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips, precompute, read_clip, unused_entries
+from reelora.errors import DataError, FileFormatError
+
+CLIP = ClipSettings(num_frames=9, height=16, width=16, fps=8)
+SETTINGS = CacheSettings(clip=CLIP, vae_fingerprint="vae", text_fingerprint="t5", num_text_tokens=NUM_TOKENS)
+
+
+def run(data: Path, cache: Path, settings: CacheSettings = SETTINGS, **options):
+    """Precompute with fresh encoders; returns them with the summary."""
+    encoders = options.pop("encoders", Encoders())
+    return encoders, precompute(list_clips(data), cache, settings, **encoders.factories(), **options)
+
+
+def content(cache: Path) -> dict[str, bytes]:
+    return {path.relative_to(cache).as_posix(): path.read_bytes() for path in sorted(cache.rglob("*")) if path.is_file()}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "cache"
+
+
+def test_the_cache_holds_what_the_encoders_gave(data_folder, cache):
+    _, summary = run(data_folder, cache)
+    clips = CachedClips(cache)
+    assert (summary.num_clips, summary.encoded_videos, summary.encoded_prompts) == (3, 3, 4)
+    assert clips.captions == ["a red star", "a blue star", "a star that grows"]
+    for index, clip in enumerate(clips):
+        frames, _ = read_clip(data_folder / clip["source"], num_frames=9, height=16, width=16, fps=8)
+        assert torch.equal(clip["latent_mean"], pooled(frames[None])[0])
+        assert torch.equal(clip["latent_std"], pooled(frames[None])[0].abs() + 0.5)
+        assert torch.equal(clip["prompt_states"], token_states(clip["caption"]))
+        assert clip["source"] == f"{index}.mp4"
+    assert torch.equal(clips.empty_prompt_states, token_states(""))
+
+
+def test_a_complete_cache_makes_no_encoder_and_changes_no_byte(data_folder, cache):
+    run(data_folder, cache)
+    before = content(cache)
+    times = {path: path.stat().st_mtime_ns for path in cache.rglob("*")}
+    encoders, summary = run(data_folder, cache)
+    assert encoders.made == []
+    assert content(cache) == before
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*")} == times
+    assert (summary.encoded_videos, summary.reused_videos, summary.encoded_prompts, summary.reused_prompts) == (0, 3, 0, 4)
+
+
+@pytest.mark.parametrize("stop_at", [0, 3, 4, 6])
+def test_after_ctrl_c_anywhere_the_next_run_makes_only_the_rest_and_the_same_bytes(data_folder, cache, tmp_path, stop_at):
+    encoders = Encoders(stop_at=stop_at)
+    with pytest.raises(KeyboardInterrupt):
+        run(data_folder, cache, encoders=encoders)
+    with pytest.raises(DataError, match="no complete cache"):
+        CachedClips(cache)
+    # Four captions go through the encoder together: if one of them is stopped, all are made again.
+    kept = 4 + encoders.videos if stop_at >= 4 else 0
+    again, _ = run(data_folder, cache)
+    assert again.videos + len(again.captions) == 7 - kept
+    run(data_folder, tmp_path / "fresh")
+    assert content(cache) == content(tmp_path / "fresh")
+
+
+def test_batches_give_the_same_cache_as_single_clips(data_folder, cache, tmp_path):
+    run(data_folder, cache, video_batch_size=2)
+    run(data_folder, tmp_path / "single")
+    assert content(cache) == content(tmp_path / "single")
+
+
+@pytest.mark.parametrize("kind", ["latents", "prompts"])
+def test_a_truncated_entry_is_made_anew_and_nothing_else_is(data_folder, cache, kind):
+    run(data_folder, cache)
+    before = content(cache)
+    cut(sorted((cache / kind).iterdir())[0], 0.7)
+    with pytest.raises(DataError, match=r"1 are truncated or replaced, first .*safetensors.*precompute"):
+        CachedClips(cache)
+    encoders, _ = run(data_folder, cache)
+    assert encoders.videos + len(encoders.captions) == 1
+    assert content(cache) == before
+
+
+CHANGES = {
+    "vae": ({"vae_fingerprint": "another"}, 3, 0),
+    "text encoder": ({"text_fingerprint": "another"}, 0, 4),
+    "tokens": ({"num_text_tokens": NUM_TOKENS}, 0, 0),
+    "dtype": ({"dtype": torch.bfloat16}, 3, 4),
+    "frames": ({"clip": replace(CLIP, num_frames=5)}, 3, 0),
+    "size": ({"clip": replace(CLIP, height=24)}, 3, 0),
+    "rate": ({"clip": replace(CLIP, fps=7)}, 3, 0),
+    "integer rate": ({"clip": replace(CLIP, fps=8.0)}, 0, 0),
+    "least share": ({"clip": replace(CLIP, min_share=0.9)}, 0, 0),
+}
+
+
+@pytest.mark.parametrize(("change", "videos", "prompts"), CHANGES.values(), ids=CHANGES)
+def test_a_setting_makes_anew_exactly_what_it_affects_and_the_old_entries_stay(data_folder, cache, change, videos, prompts):
+    # CogVideo's key knows neither model nor dtype nor content (reference D3).
+    run(data_folder, cache)
+    before = content(cache)
+    encoders, summary = run(data_folder, cache, replace(SETTINGS, **change))
+    assert (encoders.videos, len(encoders.captions)) == (videos, prompts)
+    assert len(summary.unused) == videos + prompts
+    assert {
+        name: data for name, data in content(cache).items() if name in before and name != "manifest.json"
+    }.items() <= before.items()
+    again, _ = run(data_folder, cache)
+    assert again.made == []
+
+
+def test_the_number_of_tokens_is_part_of_a_prompts_name():
+    assert SETTINGS.prompt_key("a") != replace(SETTINGS, num_text_tokens=226).prompt_key("a")
+
+
+def test_a_video_that_changed_under_its_old_name_is_encoded_again(data_folder, cache):
+    run(data_folder, cache)
+    write_film(data_folder / "1.mp4", 9, noise=99)
+    encoders, summary = run(data_folder, cache)
+    assert (encoders.videos, encoders.captions) == (1, [])
+    assert len(summary.unused) == len(unused_entries(cache)) == 1
+
+
+def test_a_caption_that_changed_is_encoded_again_without_its_video(data_folder, cache):
+    run(data_folder, cache)
+    (data_folder / "1.txt").write_text("a green star")
+    encoders, _ = run(data_folder, cache)
+    assert (encoders.videos, encoders.captions) == (0, ["a green star"])
+    assert CachedClips(cache).captions[1] == "a green star"
+
+
+def test_a_new_name_or_place_of_the_same_data_costs_nothing(data_folder, cache, tmp_path):
+    run(data_folder, cache)
+    moved = data_folder.rename(tmp_path / "moved")
+    (moved / "0.mp4").rename(moved / "z.mp4")
+    (moved / "0.txt").rename(moved / "z.txt")
+    encoders, _ = run(moved, cache)
+    assert encoders.made == []
+    assert CachedClips(cache).sources == ["1.mp4", "2.mp4", "z.mp4"]
+
+
+def test_videos_of_one_stem_in_two_folders_do_not_collide_and_equal_ones_share_an_entry(tmp_path, cache):
+    for name, noise in {"x": 1, "y": 2, "z": 2}.items():
+        film = write_film(tmp_path / "data" / name / "film.mp4", 9, noise=noise)
+        film.with_suffix(".txt").write_text("a film")
+    encoders, summary = run(tmp_path / "data", cache)
+    x, y, z = CachedClips(cache)
+    assert not torch.equal(x["latent_mean"], y["latent_mean"])
+    assert torch.equal(y["latent_mean"], z["latent_mean"])
+    assert (encoders.videos, summary.num_clips, len(encoders.captions)) == (2, 3, 2)
+
+
+def test_clips_that_cannot_be_used_are_all_named_before_anything_is_made(data_folder, cache):
+    write_film(data_folder / "short.mp4", 2)
+    write_sound(data_folder / "sound.mp4")
+    for name in ["short", "sound"]:
+        (data_folder / f"{name}.txt").write_text(name)
+    encoders = Encoders()
+    with pytest.raises(DataError, match=r"(?s)2 of 5 clips cannot be used.*short\.mp4.*sound\.mp4"):
+        run(data_folder, cache, encoders=encoders)
+    assert encoders.made == []
+    assert not cache.exists()
+
+
+def test_refused_clips_can_be_left_out_and_are_then_listed(data_folder, cache):
+    write_film(data_folder / "short.mp4", 2)
+    (data_folder / "short.txt").write_text("too short")
+    encoders, summary = run(data_folder, cache, skip_refused=True)
+    assert [refusal.name for refusal in summary.refusals] == ["short.mp4"]
+    assert "too short" not in encoders.captions
+    assert len(CachedClips(cache)) == summary.num_clips == 3
+    for name in ["0", "1", "2"]:
+        (data_folder / f"{name}.mp4").unlink()
+        (data_folder / f"{name}.txt").unlink()
+    with pytest.raises(DataError, match="1 of 1 clips cannot be used"):
+        run(data_folder, cache, skip_refused=True)
+
+
+def test_a_stricter_least_share_refuses_a_clip_that_is_already_encoded(data_folder, cache):
+    write_film(data_folder / "0.mp4", 6)
+    run(data_folder, cache)
+    with pytest.raises(DataError, match=r"0\.mp4: is too short"):
+        run(data_folder, cache, replace(SETTINGS, clip=replace(CLIP, min_share=0.8)))
+
+
+def test_a_run_on_changed_data_that_is_stopped_leaves_no_manifest_of_the_old_data(data_folder, cache):
+    run(data_folder, cache)
+    write_film(data_folder / "0.mp4", 9, noise=99)
+    with pytest.raises(KeyboardInterrupt):
+        run(data_folder, cache, encoders=Encoders(stop_at=0))
+    with pytest.raises(DataError, match="no complete cache"):
+        CachedClips(cache)
+
+
+def test_a_refusal_leaves_the_manifest_of_the_old_data(data_folder, cache):
+    run(data_folder, cache)
+    before = content(cache)
+    write_sound(data_folder / "0.mp4")
+    with pytest.raises(DataError, match="sound only"):
+        run(data_folder, cache)
+    assert content(cache) == before
+
+
+def test_values_that_are_not_finite_are_refused_by_name_and_not_stored(data_folder, cache):
+    factories = Encoders().factories()
+    factories["make_video_encoder"] = lambda: lambda frames: {"latent_mean": pooled(frames) / 0, "latent_std": pooled(frames)}
+    with pytest.raises(DataError, match=r"0\.mp4: \d+ of \d+ values of its latent_mean are not finite as torch.float32"):
+        precompute(list_clips(data_folder), cache, SETTINGS, **factories)
+    assert list((cache / "latents").iterdir()) == []
+
+
+def test_a_video_that_changes_while_the_job_runs_is_noticed(data_folder, cache):
+    encoders = Encoders()
+    factories = encoders.factories()
+
+    def edit_then_make():
+        write_film(data_folder / "0.mp4", 9, noise=99)
+        return encoders.factories()["make_video_encoder"]()
+
+    factories["make_video_encoder"] = edit_then_make
+    with pytest.raises(DataError, match=r"0\.mp4: has changed since the start"):
+        precompute(list_clips(data_folder), cache, SETTINGS, **factories)
+
+
+@contextmanager
+def files_of_at_most(num_bytes: int):
+    """The kernel refuses longer files, as it refuses any on a full disk."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def test_a_full_disk_is_an_os_error_that_leaves_no_half_file_and_is_resumed(data_folder, cache):
+    with files_of_at_most(700), pytest.raises(OSError, match=r"latents"):  # prompts fit, latents do not
+        run(data_folder, cache)
+    assert len(content(cache)) == 4
+    encoders, _ = run(data_folder, cache)
+    assert (encoders.videos, encoders.captions) == (3, [])
+
+
+def test_a_cache_that_cannot_be_written_is_an_os_error_before_anything_is_encoded(data_folder, tmp_path):
+    (tmp_path / "cache").write_text("a file")
+    encoders = Encoders()
+    with pytest.raises(OSError, match="cache"):
+        run(data_folder, tmp_path / "cache", encoders=encoders)
+    assert encoders.made == []
+
+
+def test_progress_counts_to_a_total_that_does_not_change(data_folder, cache):
+    seen = []
+    run(data_folder, cache, on_progress=lambda done, total, name: seen.append((done, total)))
+    assert seen == [(done, 10) for done in range(1, 11)]  # 3 looked at, 4 captions, 3 encoded
+    seen.clear()
+    run(data_folder, cache, on_progress=lambda done, total, name: seen.append((done, total)))
+    assert seen == []
+
+
+def test_every_report_is_in_the_manifest(data_folder, cache):
+    write_film(data_folder / "0.mp4", 6)
+    _, summary = run(data_folder, cache)
+    manifest = json.loads((cache / "manifest.json").read_text())
+    assert [change["kind"] for change in manifest["clips"][0]["report"]["changes"]] == ["padded", "resized", "cropped"]
+    assert "the last is repeated 3 times" in str(summary.reports[0])
+    assert str(data_folder) not in (cache / "manifest.json").read_text()
+
+
+def test_leftovers_of_a_killed_process_are_listed_and_not_taken_for_entries(data_folder, cache):
+    run(data_folder, cache)
+    leftover = cache / "latents" / ".half.123456.safetensors"
+    leftover.write_bytes(b"half")
+    _, summary = run(data_folder, cache)
+    assert summary.unused == (leftover,)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"version": 9}', '{"version": 1, "settings": {}, "clips": [], "refused": [], "empty_prompt": "../x"}']
+)
+def test_a_file_that_is_no_manifest_is_refused_and_replaced_by_the_next_run(data_folder, cache, text):
+    run(data_folder, cache)
+    (cache / "manifest.json").write_text(text)
+    with pytest.raises(FileFormatError, match="is no manifest of a cache"):
+        CachedClips(cache)
+    encoders, _ = run(data_folder, cache)
+    assert encoders.made == []
+    assert len(CachedClips(cache)) == 3
+
+
+def test_no_clips_is_an_error(cache):
+    with pytest.raises(DataError, match="no clip to encode"):
+        precompute([], cache, SETTINGS, **Encoders().factories())
