@@ -1,0 +1,7 @@
+"""Facts: what each published model is and can do, as rows read by one engine."""
+
+from .facts import ModelFacts
+from .models import MODELS
+from .recognise import facts_for
+
+__all__ = ["MODELS", "ModelFacts", "facts_for"]

@@ -1,0 +1,22 @@
+"""The parts of a model by role, each loaded only if asked, and the encoders that need two of them."""
+
+from .bundle import Bundle, load_components
+from .encode import EncodedPrompts, LatentPosterior, LongPrompt, encode_prompts, encode_video, to_video
+from .fingerprints import fingerprint_of
+from .report import LoadReport, PartReport
+from .roles import ROLES
+
+__all__ = [
+    "ROLES",
+    "Bundle",
+    "EncodedPrompts",
+    "LatentPosterior",
+    "LoadReport",
+    "LongPrompt",
+    "PartReport",
+    "encode_prompts",
+    "encode_video",
+    "fingerprint_of",
+    "load_components",
+    "to_video",
+]

@@ -1,0 +1,107 @@
+"""Text to prompt states and clips to latents, as training and generation take them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import UInt8
+from torch import Tensor
+
+from reelora.shapes import FramesU8, Latents, PromptStates, Video
+
+from .bundle import Bundle
+
+__all__ = ["EncodedPrompts", "LatentPosterior", "LongPrompt", "encode_prompts", "encode_video", "to_video"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongPrompt:
+    """A prompt of which the model reads only the beginning."""
+
+    prompt: str
+    num_tokens: int
+    kept_tokens: int
+    lost: str
+    """The words that the model does not see."""
+
+    def __str__(self) -> str:
+        return f"{self.num_tokens} tokens, of which {self.kept_tokens} are read; lost is {self.lost!r}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncodedPrompts:
+    """Prompt states, and the prompts that were longer than the model reads."""
+
+    states: PromptStates
+    long: tuple[LongPrompt, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentPosterior:
+    """What the VAE says of clips: a Gaussian for each latent, already scaled as the transformer takes them.
+
+    Kept as mean and deviation, so that every epoch can draw anew.
+    """
+
+    mean: Latents
+    std: Latents
+
+    def sample(self, generator: torch.Generator) -> Latents:
+        """Draw ``mean + std * noise``, with the noise that the VAE itself would draw from the same generator."""
+        b, f, c, h, w = self.mean.shape
+        noise = torch.randn((b, c, f, h, w), generator=generator, device=generator.device)
+        return self.mean + self.std * rearrange(noise, "b c f h w -> b f c h w").to(self.mean)
+
+
+@torch.no_grad()
+def encode_prompts(parts: Bundle, prompts: Sequence[str]) -> EncodedPrompts:
+    """Last hidden states of the text encoder for prompts padded to the model's number of text tokens.
+
+    Equal to what the stock CogVideoXPipeline computes with that ``max_sequence_length``. A prompt that is longer is cut,
+    as there, and is named in ``long``. Takes at least one prompt; needs the roles tokenizer and text_encoder.
+    """
+    tokenizer, text_encoder = parts.tokenizer, parts.text_encoder
+    num_tokens = parts.facts.num_text_tokens
+    tokens = tokenizer(list(prompts), padding="max_length", max_length=num_tokens, truncation=True, return_tensors="pt")
+    states = text_encoder(tokens.input_ids.to(text_encoder.device))[0].to(text_encoder.dtype)
+    return EncodedPrompts(states=states, long=_long_prompts(tokenizer, prompts, num_tokens))
+
+
+@torch.no_grad()
+def encode_video(parts: Bundle, video: Video) -> LatentPosterior:
+    """Posterior of the latents of clips in [-1, 1], times the VAE's scaling factor, in float32.
+
+    ``invert_scale_latents`` (CogVideoX 1.5) concerns the latents of a conditioning image, not those of the clip, which
+    are always multiplied. Raises ConfigError for a number of frames that makes no whole latents. Needs the role vae.
+    """
+    vae = parts.vae
+    parts.facts.latent_frames(video.shape[2])
+    posterior = vae.encode(video.to(vae.device, vae.dtype)).latent_dist
+    # In float32: rounding the product to bfloat16 would add a second error to that of the VAE.
+    mean, std = (
+        rearrange(moment.float() * vae.config.scaling_factor, "b c f h w -> b f c h w")
+        for moment in (posterior.mean, posterior.std)
+    )
+    return LatentPosterior(mean=mean.contiguous(), std=std.contiguous())
+
+
+def to_video(clips: Sequence[FramesU8] | UInt8[Tensor, "b t h w c"]) -> Video:
+    """Clips of one size, as files hold them (0 to 255), as pixels in [-1, 1]."""
+    frames = clips if isinstance(clips, Tensor) else torch.stack(list(clips))
+    return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
+
+
+def _long_prompts(tokenizer, prompts: Sequence[str], num_tokens: int) -> tuple[LongPrompt, ...]:
+    whole = tokenizer(list(prompts), verbose=False).input_ids
+    return tuple(
+        LongPrompt(
+            prompt=prompt,
+            num_tokens=len(ids),
+            kept_tokens=num_tokens,
+            # The last kept token is the end mark, which takes the place of one more word.
+            lost=tokenizer.decode(ids[num_tokens - 1 : -1]),
+        )
+        for prompt, ids in zip(prompts, whole, strict=True)
+        if len(ids) > num_tokens
+    )

@@ -1,0 +1,177 @@
+"""Finds a model's parts on disk: which class plays a role, where its config is and where its weights are."""
+
+import json
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from reelora.errors import ComponentError, FileFormatError, first_few
+
+from .roles import CONFIG_FILES, ROLES, TOKENIZER_FILES, library_of
+
+__all__ = ["INDEX", "Source", "locate", "open_folder", "read_index", "read_json"]
+
+INDEX = "model_index.json"
+_WEIGHT_SUFFIXES = (".safetensors.index.json", ".safetensors")
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_CLASS_KEYS = ("_class_name", "tokenizer_class", "architectures")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where one role comes from, checked as far as it can be without loading anything."""
+
+    role: str
+    class_name: str
+    folder: Path
+    config: Mapping[str, Any] = field(repr=False)
+    weights: Path | None = None
+    """None for the roles that have no weights."""
+
+
+def open_folder(path_or_id: str | Path, roles: Collection[str] | None) -> Path:
+    """The local folder of a model: the path itself, or the snapshot of a hub id with the files of the asked roles.
+
+    Raises FileNotFoundError where it is neither, ComponentError where the hub does not give it.
+    """
+    path = Path(path_or_id).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists():
+        raise ComponentError(f"{path} is a file; pass the folder that holds {INDEX}.")
+    if not _HUB_ID.fullmatch(str(path_or_id)):
+        raise FileNotFoundError(2, "There is no such model folder, and it is no hub id of the form owner/name", str(path))
+    return _snapshot(str(path_or_id), ROLES if roles is None else roles)
+
+
+def read_index(root: Path) -> dict[str, Any]:
+    """``model_index.json`` of a model folder. Raises ComponentError that says what the folder holds instead."""
+    if (root / INDEX).is_file():
+        return read_json(root / INDEX)
+    if (root / "config.json").is_file():
+        declared = _declared_class(read_json(root / "config.json")) or "a model"
+        raise ComponentError(f"{root} has no {INDEX}: it holds one part, {declared}. Pass the folder above it.")
+    raise ComponentError(f"{root} has no {INDEX}, so it is no model folder in diffusers layout; it holds {_holdings(root)}.")
+
+
+def locate(root: Path, role: str, override: Path | None = None) -> Source:
+    """Find one role in a model folder, or where ``override`` says: a model folder, a role's own folder, or weights.
+
+    Raises ComponentError that names what was found and what it must be.
+    """
+    weights = None
+    if override is None:
+        folder, named = _folder_of(root, role)
+    elif (override / INDEX).is_file():
+        folder, named = _folder_of(override, role)
+    elif override.is_dir():
+        folder, named = override, None
+    elif override.is_file():
+        (folder, named), weights = _folder_of(root, role), override
+    else:
+        raise ComponentError(f"{role}: there is no {override}, where paths says that it is.")
+    config = _read_config(folder, role)
+    class_name = _check_class(folder, role, named, _declared_class(config))
+    if role == "tokenizer":
+        _check_tokenizer(folder)
+    if role in ("tokenizer", "scheduler"):
+        return Source(role=role, class_name=class_name, folder=folder, config=config)
+    return Source(role=role, class_name=class_name, folder=folder, config=config, weights=weights or _weights(folder, role))
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; raises FileFormatError that names the file."""
+    try:
+        content = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: no valid JSON: {error}. Copy or download it again.") from error
+    if not isinstance(content, dict):
+        raise FileFormatError(f"{path}: holds a {type(content).__name__}; it must be an object.")
+    return content
+
+
+def _folder_of(root: Path, role: str) -> tuple[Path, str]:
+    """A role's folder and the class that the index names for it."""
+    index = read_index(root)
+    names = index.get(role)
+    if not isinstance(names, list) or len(names) != 2 or not isinstance(names[1], str):
+        there = [name for name in ROLES if index.get(name, [None, None]) != [None, None]]
+        raise ComponentError(f"{role}: {root / INDEX} names none; it has {', '.join(there) or 'no role at all'}.")
+    if not (root / role).is_dir():
+        raise ComponentError(f"{role}: {root} has no folder {role}, which its {INDEX} names; it holds {_holdings(root)}.")
+    return root / role, names[1]
+
+
+def _read_config(folder: Path, role: str) -> dict[str, Any]:
+    path = folder / CONFIG_FILES.get(role, "config.json")
+    if not path.is_file():
+        raise ComponentError(f"{role}: {folder} has no {path.name}; it holds {_holdings(folder)}.")
+    return read_json(path)
+
+
+def _declared_class(config: Mapping[str, Any]) -> str | None:
+    """The class that a config names, in the three spellings of diffusers and transformers."""
+    found = next((config[key] for key in _CLASS_KEYS if config.get(key)), None)
+    return found[0] if isinstance(found, list) else found
+
+
+def _check_class(folder: Path, role: str, named: str | None, declared: str | None) -> str:
+    """The class of a role, which must be one that can be run; index and config must not contradict each other."""
+    _, library = library_of(role)
+    known = library.classes[role]
+    wrong = sorted({name for name in (named, declared) if name and name not in known})
+    if wrong or not (named or declared):
+        found = " and ".join(wrong) or "no class name"
+        raise ComponentError(f"{role}: found {found} in {folder}; it must be {' or '.join(sorted(known))}.")
+    if role in ("transformer", "unet", "vae") and named and declared and named != declared:
+        raise ComponentError(f"{role}: {INDEX} says {named} but {folder / 'config.json'} says {declared}; correct one of them.")
+    return named or str(declared)
+
+
+def _check_tokenizer(folder: Path) -> None:
+    found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
+    if not found:
+        raise ComponentError(f"tokenizer: {folder} has none of {', '.join(TOKENIZER_FILES)}; it holds {_holdings(folder)}.")
+    if found[0].endswith(".json"):
+        read_json(folder / found[0])
+
+
+def _weights(folder: Path, role: str) -> Path:
+    """The index or file of a role's weights, preferred by its standard name; else the only one there is."""
+    _, library = library_of(role)
+    for suffix in _WEIGHT_SUFFIXES:
+        if (path := folder / f"{library.weight_stem}{suffix}").is_file():
+            return path
+    for suffix in _WEIGHT_SUFFIXES:
+        if len(found := sorted(folder.glob(f"*{suffix}"))) == 1:
+            return found[0]
+    raise ComponentError(
+        f"{role}: {folder} has no {library.weight_stem}.safetensors (nor its index); it holds {_holdings(folder)}. "
+        "Other formats must be converted to safetensors first."
+    )
+
+
+def _holdings(folder: Path) -> str:
+    return first_few(sorted(entry.name for entry in folder.iterdir()), count=8) or "nothing"
+
+
+def _snapshot(hub_id: str, roles: Collection[str]) -> Path:
+    """Download, or find in the cache, the asked roles' files and every config."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError
+
+    patterns = [
+        INDEX,
+        "*/config.json",
+        *(f"{role}/*{end}" for role in roles for end in (".json", ".safetensors", ".model", ".txt")),
+    ]
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=patterns))
+    except (OSError, HFValidationError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ComponentError(
+            f"{hub_id!r} is no folder here, and the hub did not give it: {reason} Check the name and the connection, or "
+            "download the model elsewhere and pass its folder."
+        ) from error

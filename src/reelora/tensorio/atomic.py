@@ -1,0 +1,43 @@
+"""A file appears whole or not at all."""
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+__all__ = ["atomic_path"]
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Lend a fresh path beside ``path``; what is written there takes the place of ``path`` when the block ends well.
+
+    The temporary path has the same suffix, since writers of images and videos choose their format by it. On success
+    the bytes are flushed to the disk and renamed in one step; on any failure, Ctrl-C included, they are removed and
+    ``path`` is as it was. Raises OSError that names ``path`` where its folder is missing or cannot take the file.
+    """
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, "There is no such folder; make it first", str(path.parent))
+    temporary = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}{path.suffix}")
+    try:
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+        _flush(path.parent)
+    except OSError as error:
+        if error.filename not in (None, str(temporary), temporary):
+            raise
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    """Make the disk hold what the page cache holds of a file, or of a folder's list of names."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
