@@ -2,10 +2,24 @@
 
 from pathlib import Path
 
-from .clips import COLOURS, FPS, MOTIONS, NUM_FRAMES, SHAPES, SIZE, Combination, Scene, draw, known_combinations, sample_scene
+from .clips import (
+    BACKGROUNDS,
+    COLOURS,
+    FPS,
+    MOTIONS,
+    NUM_FRAMES,
+    SHAPES,
+    SIZE,
+    Combination,
+    Scene,
+    draw,
+    known_combinations,
+    sample_scene,
+)
 from .judge import Verdict, judge
 
 __all__ = [
+    "BACKGROUNDS",
     "COLOURS",
     "FPS",
     "MODEL",

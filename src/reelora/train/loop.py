@@ -63,22 +63,24 @@ def train(
     *,
     identity: Mapping[str, object],
     tensorboard: bool = True,
+    on_start: Callable[[int], None] = lambda step: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
-    on_checkpoint: Callable[[int], None] = lambda step: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
     """Train the branches that are attached to ``model`` on ``clips``, from the newest checkpoint in ``folder`` if there is one.
 
     Every random number follows from the seed and the place in the run, so a resumed run gives the losses of one that was
-    never stopped, bit for bit. ``should_stop`` is asked between steps; when it says yes, a checkpoint is written and the
-    result is incomplete. ``identity`` says what else the numbers depend on (base, data, LoRA); resuming checks it.
-    Raises ConfigError for an empty data set and for a folder of another run, TrainingDivergedError for a loss that is not
+    never stopped, bit for bit. ``on_start`` hears how many steps are done already, once the folder is known to belong to
+    this run, ``on_step`` what every step did. ``should_stop`` is asked between steps; when it says yes, a checkpoint is
+    written and the result is incomplete. ``identity`` says what else the numbers depend on (base, data, LoRA); resuming
+    checks it. Raises ConfigError for an empty data set and for a folder of another run, TrainingDivergedError for a loss that is not
     finite.
     """
     if not len(clips):
         raise ConfigError("There are no clips to train on: hold out fewer, or add some.")
     run = _Run(model, clips, held_out, diffusion, config, folder, {**identity, "loop": config.identity()})
     first, seconds = run.resume()
+    on_start(first)
     started, step = time.monotonic() - seconds, first
     with Tracker(folder, first_step=first, tensorboard=tensorboard) as tracker:
         if first == 0 and len(held_out):
@@ -90,10 +92,8 @@ def train(
             on_step(report)
             if step % config.checkpoint_every == 0 and step < config.steps:
                 run.save(step, time.monotonic() - started)
-                on_checkpoint(step)
     if step > first:
         run.save(step, time.monotonic() - started)
-        on_checkpoint(step)
     return TrainResult(
         step=step,
         is_complete=step >= config.steps,

@@ -1,0 +1,5 @@
+"""``python -m reelora`` is ``reelora``."""
+
+from reelora.cli import main
+
+main()

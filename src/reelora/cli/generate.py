@@ -1,0 +1,67 @@
+"""``reelora generate``"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Model
+
+__all__ = ["generate"]
+
+
+def generate(
+    prompts: Annotated[list[str], typer.Argument(metavar="PROMPT...", help="What the video shows; one video for each.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", help="FILE.mp4, .gif, or .png for frames; several videos are numbered.")
+    ] = Path("video.mp4"),
+    model: Model = None,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option("--adapter", "-a", metavar="FILE[=STRENGTH]", help="As often as wanted; strength 1 is as trained."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option("--seed", help="Of the first video; the next has one more.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.", show_default="the model's")] = None,
+    guidance: Annotated[
+        float | None, typer.Option("--guidance", help="How closely to follow the prompt; 1 is off.", show_default="the model's")
+    ] = None,
+    negative_prompt: Annotated[str | None, typer.Option("--negative-prompt", help="What guidance leads away from.")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", help="Number of frames.", show_default="the model's")] = None,
+    height: Annotated[int | None, typer.Option("--height", help="Pixels.", show_default="the model's")] = None,
+    width: Annotated[int | None, typer.Option("--width", help="Pixels.", show_default="the model's")] = None,
+    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Videos made at once.")] = None,
+    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    precision: Annotated[str, typer.Option("--precision", help="auto, bf16 or fp32.")] = "auto",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
+) -> None:
+    """Make videos of prompts, with any number of adapters.
+
+    Example: reelora generate "a red circle moves left on a grey background" -o circle.mp4
+    """
+    from reelora import recipes
+
+    from .terminal import Terminal
+
+    asked = {
+        "seed": seed,
+        "steps": steps,
+        "guidance": guidance,
+        "negative_prompt": negative_prompt,
+        "num_frames": frames,
+        "height": height,
+        "width": width,
+        "batch_size": batch_size,
+    }
+    with Terminal() as terminal, terminal.catching_interrupts():
+        files = recipes.generate(
+            model or recipes.POCKET,
+            prompts,
+            output,
+            adapters=dict(map(recipes.parse_adapter, adapter or [])),
+            device=device,
+            precision=recipes.check_precision(precision),
+            overwrite=overwrite,
+            listener=terminal,
+            settings={name: value for name, value in asked.items() if value is not None},
+        )
+    print("\n".join(map(str, files)))

@@ -1,0 +1,28 @@
+"""``reelora inspect``"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["inspect"]
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="An adapter file or folder, or a video that reelora made.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")] = False,
+) -> None:
+    """Show what an adapter is and how strong, or how a video was made.
+
+    Example: reelora inspect adapter.safetensors
+    """
+    from reelora import recipes
+
+    facts = recipes.inspect(path)
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    width = max(len(name) for name in facts)
+    for name, value in facts.items():
+        print(f"{name:<{width}}  {value}")

@@ -1,0 +1,64 @@
+"""What recipes say, on a terminal: lines, one progress bar per task, and Ctrl-C as a wish."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+__all__ = ["Terminal"]
+
+
+class Terminal:
+    """A listener that prints to stderr, so that stdout holds nothing but the answer; a context manager."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+        )
+        self._tasks = {}
+        self._is_stopping = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        self._progress.start()
+        if task not in self._tasks:
+            self._tasks[task] = self._progress.add_task(task, total=total, note=note)
+        self._progress.update(self._tasks[task], completed=done, total=total, note=note)
+
+    def should_stop(self) -> bool:
+        return self._is_stopping
+
+    @contextmanager
+    def catching_interrupts(self) -> Iterator[None]:
+        """The first Ctrl-C (or SIGTERM) asks the recipe to stop at the next good place, the second one ends it at once."""
+
+        def ask(number: int, frame: FrameType | None) -> None:
+            if self._is_stopping:
+                raise KeyboardInterrupt
+            self._is_stopping = True
+            self.say("Stopping after this step; once more to stop at once.")
+
+        before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)

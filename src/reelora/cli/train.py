@@ -1,0 +1,49 @@
+"""``reelora train``"""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import ConfigFile, Data, Model, Overrides, read_train_config
+
+__all__ = ["train"]
+
+
+def train(
+    config: ConfigFile = None,
+    data: Data = None,
+    model: Model = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; a run found there goes on.")] = None,
+    steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps in all.")] = None,
+    overrides: Overrides = None,
+    init: Annotated[
+        Path | None, typer.Option("--init", metavar="FILE", help="Write a commented settings file and end.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
+) -> None:
+    """Train an adapter on a folder of captioned clips, or go on with the run in the output folder.
+
+    Example: reelora train --data clips/ --output runs/star --steps 200
+    """
+    from reelora import recipes
+
+    from .terminal import Terminal
+
+    settings = read_train_config(config, overrides, data__folder=data, model=model, output=output, loop__steps=steps)
+    if init is not None:
+        recipes.write_new_text(init, settings.commented_toml())
+        print(f"Wrote {init}. Next: reelora train {init}")
+        return
+    with Terminal() as terminal, terminal.catching_interrupts():
+        outcome = recipes.train(settings, listener=terminal)
+    result = outcome.result
+    if as_json:
+        answer = {"step": result.step, "is_complete": result.is_complete, "seconds": result.seconds}
+        print(json.dumps(answer | {"adapter": str(outcome.adapter), "report": str(outcome.report)}))
+    elif result.is_complete:
+        print(f"Trained {result.step} steps in {result.seconds:.0f} s: {outcome.adapter}\nReport: {outcome.report}")
+    else:
+        print(f"Stopped after step {result.step}; the same command goes on from there.")
+        raise typer.Exit(130)

@@ -1,0 +1,34 @@
+"""One function per verb: what the command line calls."""
+
+from .config import DataConfig, LoraConfig, PreviewConfig, TrainConfig
+from .demo import DemoOutcome, demo
+from .files import write_new_text
+from .generate import generate, parse_adapter
+from .inspect import inspect
+from .listener import Listener, Silent
+from .machine import Precision, check_precision
+from .model import POCKET, find_model
+from .precompute import precompute
+from .train import TrainOutcome, train
+
+__all__ = [
+    "POCKET",
+    "DataConfig",
+    "DemoOutcome",
+    "Listener",
+    "LoraConfig",
+    "Precision",
+    "PreviewConfig",
+    "Silent",
+    "TrainConfig",
+    "TrainOutcome",
+    "check_precision",
+    "demo",
+    "find_model",
+    "generate",
+    "inspect",
+    "parse_adapter",
+    "precompute",
+    "train",
+    "write_new_text",
+]

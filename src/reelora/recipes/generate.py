@@ -1,0 +1,59 @@
+"""``generate``: prompts to video files."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reelora.generate import Session, check_destination
+
+from .listener import Listener
+from .machine import Precision, find_device, find_dtype
+from .model import find_model
+
+__all__ = ["generate", "parse_adapter"]
+
+
+def parse_adapter(text: str) -> tuple[str, float]:
+    """``FILE`` or ``FILE=STRENGTH``; a name that holds ``=`` itself is taken whole where no number follows the last one."""
+    path, equals, strength = text.rpartition("=")
+    try:
+        return (path, float(strength)) if equals else (text, 1.0)
+    except ValueError:
+        return text, 1.0
+
+
+def generate(
+    model: str,
+    prompts: Sequence[str],
+    output: Path,
+    *,
+    adapters: Mapping[str | Path, float],
+    device: str,
+    precision: Precision,
+    overwrite: bool,
+    listener: Listener,
+    settings: Mapping[str, Any],
+) -> list[Path]:
+    """Make one video per prompt and write each as soon as it is done; several are numbered: ``cat-0.mp4``, ``cat-1.mp4``.
+
+    Everything is checked before the model is loaded: settings, adapters, and whether the files may be written.
+    """
+    place = find_device(device)
+    session = Session(find_model(model), dtype=find_dtype(precision, place), device=place)
+    config = session.config(**settings)
+    paths = [output] if len(prompts) == 1 else [output.with_stem(f"{output.stem}-{index}") for index in range(len(prompts))]
+    for path in paths:
+        check_destination(path, overwrite=overwrite)
+    clips = session.stream(
+        prompts,
+        config,
+        adapters=dict(adapters),
+        on_step=lambda step, total: listener.progress("generate", step, total),
+        should_stop=listener.should_stop,
+    )
+    files = []
+    for path, clip in zip(paths, clips, strict=True):
+        for note in clip.notes:
+            listener.say(note)
+        files += clip.save(path, overwrite=overwrite)
+    return files

@@ -1,0 +1,34 @@
+"""How a recipe tells its caller what it is doing."""
+
+from typing import Protocol
+
+__all__ = ["Listener", "Silent"]
+
+
+class Listener(Protocol):
+    """Takes what a recipe says; the command line prints it, a server may store it."""
+
+    def say(self, line: str) -> None:
+        """One line for people."""
+        ...
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        """``done`` of ``total`` units of ``task``; the first call with a new task begins it."""
+        ...
+
+    def should_stop(self) -> bool:
+        """Whether the user has asked to stop at the next good place."""
+        ...
+
+
+class Silent:
+    """A listener for callers that want none."""
+
+    def say(self, line: str) -> None:
+        pass
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        pass
+
+    def should_stop(self) -> bool:
+        return False

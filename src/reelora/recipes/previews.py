@@ -1,0 +1,84 @@
+"""Videos of a training run on its way, which never touch what is trained."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from reelora.components import Bundle, encode_prompts, load_components
+from reelora.errors import ReeloraError
+from reelora.generate import Session, to_mp4_bytes
+
+from . import html
+from .config import TrainConfig
+from .listener import Listener
+from .machine import find_device, find_dtype
+from .model import find_model
+
+__all__ = ["Previews"]
+
+
+class Previews:
+    """Makes the preview videos of a run: at step 0, where the branches do nothing yet, and every so many steps.
+
+    Prompts are encoded before the transformer is loaded, and the VAE is in memory only while a preview is made. A preview
+    that fails is reported and the run goes on.
+    """
+
+    def __init__(self, config: TrainConfig, listener: Listener) -> None:
+        self._config, self._listener = config, listener
+        self._device = find_device(config.device)
+        self._states = self._encode() if self.are_wanted else {}
+
+    @property
+    def are_wanted(self) -> bool:
+        return bool(self._config.preview.prompts) and self._config.preview.every > 0
+
+    def after(self, step: int, parts: Bundle) -> None:
+        """Make the previews of ``step`` if it is their turn and they are not there yet."""
+        if not self.are_wanted or step % self._config.preview.every or self._path(step, 0).exists():
+            return
+        self._listener.say(f"previews at step {step}")
+        try:
+            self._make(step, parts)
+        except (RuntimeError, ReeloraError, OSError) as error:
+            self._listener.say(f"previews at step {step} failed, training goes on: {error}")
+
+    def figures(self) -> list[str]:
+        """All previews as figures for a page, in the order of prompts and steps."""
+        prompts = self._config.preview.prompts
+        return [
+            html.figure(path.read_bytes(), kind="video/mp4", caption=f"{prompt} (step {int(path.stem.split('-')[1])})")
+            for index, prompt in enumerate(prompts)
+            for path in sorted(self._folder.glob(f"step-*-{index}.mp4"))
+        ]
+
+    @property
+    def _folder(self) -> Path:
+        return self._config.output / "previews"
+
+    def _path(self, step: int, index: int) -> Path:
+        return self._folder / f"step-{step:06d}-{index}.mp4"
+
+    def _encode(self) -> dict[str, Tensor]:
+        parts = load_components(find_model(self._config.model), roles=["tokenizer", "text_encoder"], device=self._device)
+        prompts = ["", *self._config.preview.prompts]
+        return dict(zip(prompts, encode_prompts(parts, prompts).states.cpu(), strict=True))
+
+    def _make(self, step: int, parts: Bundle) -> None:
+        dtype = find_dtype(self._config.precision, self._device)
+        vae = load_components(find_model(self._config.model), roles=["vae"], dtype=dtype, device=self._device)
+        session = Session.of(parts.joined(vae), prompt_states=self._states)
+        data, facts = self._config.data, session.facts
+        size = data.clip_settings(facts)
+        self._folder.mkdir(exist_ok=True)
+        with torch.random.fork_rng():
+            clips = session.generate(
+                list(self._config.preview.prompts),
+                seed=self._config.preview.seed,
+                num_frames=size.num_frames,
+                height=size.height,
+                width=size.width,
+            )
+        for index, clip in enumerate(clips):
+            self._path(step, index).write_bytes(to_mp4_bytes(clip.frames, fps=clip.fps, metadata=clip.metadata))
