@@ -37,6 +37,11 @@ class Settings(BaseModel):
             raise ConfigError(f"{path}: is no TOML file: {error}") from error
         return cls.of(overridden(values, overrides), where=str(path))
 
+    @classmethod
+    def with_overrides(cls, overrides: Iterable[str]) -> Self:
+        """The defaults with ``path=value`` pairs over them."""
+        return cls.of(overridden({}, overrides), where="the settings given")
+
     def toml(self) -> str:
         """These settings as TOML; reading it back gives equal settings."""
         return "\n".join(_table_lines(self, (), comments=False)).strip() + "\n"

@@ -21,6 +21,6 @@ def demo(
 
     from .terminal import Terminal
 
-    with Terminal() as terminal, terminal.catching_interrupts():
+    with Terminal() as terminal:
         outcome = recipes.demo(output, device=device, seed=seed, listener=terminal)
     print("\n".join(outcome.lines()))

@@ -52,7 +52,7 @@ def generate(
         "width": width,
         "batch_size": batch_size,
     }
-    with Terminal() as terminal, terminal.catching_interrupts():
+    with Terminal() as terminal:
         files = recipes.generate(
             model or recipes.POCKET,
             prompts,

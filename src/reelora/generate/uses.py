@@ -1,0 +1,60 @@
+"""Which adapters act on a video, and how strongly."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from reelora.adapters import Adapter, read_adapter
+from reelora.errors import ConfigError
+from reelora.tensorio import fingerprint
+
+__all__ = ["NO_ADAPTERS", "AdapterUse", "Adapters", "resolve"]
+
+Strength = float | tuple[Adapter, float]
+Adapters = Mapping[str, Strength] | Mapping[Path, Strength] | Mapping[str | Path, Strength]
+"""``{path: strength}``, or ``{name: (adapter, strength)}`` for an adapter in memory; strength 1.0 is as trained."""
+
+NO_ADAPTERS: Adapters = MappingProxyType({})
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdapterUse:
+    """One adapter at one strength."""
+
+    name: str
+    adapter: Adapter
+    strength: float
+
+    @cached_property
+    def description(self) -> dict[str, Any]:
+        """For a file's metadata. The hash is over the tensors: equal in memory, in a file, and under any name."""
+        pairs = self.adapter.pairs
+        factors = {f"{name}.lora_{side}.weight": getattr(pair, side.lower()) for name, pair in pairs.items() for side in "AB"}
+        scales = sorted({pair.scale for pair in pairs.values() if pair.scale is not None})
+        return {"name": self.name, "sha256": fingerprint(factors), "scales": scales, "strength": self.strength}
+
+
+def resolve(adapters: Adapters) -> Sequence[AdapterUse]:
+    """Read what is named by path. Raises ConfigError for what is no strength, UnknownScaleError, and what reading raises."""
+    uses = list(_resolve(adapters))
+    for use in uses:
+        use.adapter.check_scale()
+    return uses
+
+
+def _resolve(adapters: Adapters) -> Iterator[AdapterUse]:
+    for key, value in adapters.items():
+        match value:
+            case bool():
+                raise ConfigError(f"{key}: its strength is {value}; it has to be a number (1.0: as trained, 0: off).")
+            case float() | int():
+                yield AdapterUse(
+                    name=Path(key).name.removesuffix(".safetensors"), adapter=read_adapter(key), strength=float(value)
+                )
+            case (Adapter() as adapter, (float() | int()) as strength):
+                yield AdapterUse(name=str(key), adapter=adapter, strength=float(strength))
+            case _:
+                raise ConfigError(f"{key}: give {{path: strength}} or {{name: (adapter, strength)}}, not {value!r}.")
