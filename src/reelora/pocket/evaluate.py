@@ -5,7 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 
 from .clips import BACKGROUNDS, COLOURS, MOTIONS, OUTLINES, Combination, draw, known_combinations, sample_scene
 from .judge import Verdict, judge
@@ -42,7 +43,8 @@ def vae_fidelity(vae: AutoencoderKLCogVideoX, *, num_clips: int = 64, seed: int 
     for first in range(0, num_clips, 16):
         video = to_video(np.stack([draw(scene) for scene in scenes[first : first + 16]]))
         with torch.inference_mode():
-            drawn = vae.decode(vae.encode(video.to(vae.dtype)).latent_dist.mode()).sample
+            posterior = vae.encode(video.to(vae.dtype), return_dict=False)[0]
+            drawn = vae.decode(posterior.mode(), return_dict=False)[0]
         values.append(psnr(drawn.clamp(-1, 1), video))
     return float(torch.cat(values).mean())
 
@@ -74,7 +76,8 @@ def generate_clips(
             generator=seeds,
             max_sequence_length=text_length or pipeline.transformer.config.max_text_seq_length,
             output_type="np",
-        ).frames
+            return_dict=False,
+        )[0]
         yield from np.rint(frames * 255).astype(np.uint8)
 
 

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 __all__ = ["Plan", "average_of", "fit"]
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,7 @@ def _write_atomically(path: Path, state: dict) -> None:
     fresh.replace(path)
 
 
-def average_of(model: nn.Module, folder: Path) -> nn.Module:
+def average_of(model: Model, folder: Path) -> Model:
     """Put the averaged weights of the newest checkpoint in ``folder`` into ``model``."""
     state = torch.load(folder / "checkpoint.pt", mmap=True)
     model.load_state_dict(state["average"])

@@ -1,10 +1,12 @@
 """Makes the pocket model from nothing: ``python -m reelora.pocket.make FOLDER``.
 
-Runs the stages in order, each resumed where it stopped: VAE, encoding, text encoder with transformer, export, evaluation.
+Runs the stages in order, each resumed where it stopped: VAE, encoding, text encoder with transformer, decoder, export,
+evaluation.
 ``docs/pocket.md`` has the curves and figures of the model that is shipped.
 """
 
 import json
+import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXPipeline
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 from torch import Tensor
 
 from .clips import Scene
@@ -20,7 +23,7 @@ from .evaluate import confusion, score_prompts, vae_fidelity
 from .fit import average_of
 from .tokenizer import build_tokenizer
 from .train_transformer import Denoiser, build_denoiser, build_scheduler, encode_clips, train_denoiser
-from .train_vae import build_vae, train_vae
+from .train_vae import train_decoder, train_vae, trained_vae
 
 __all__ = ["main"]
 
@@ -34,7 +37,7 @@ def _assemble(vae: AutoencoderKLCogVideoX, denoiser: Denoiser, dtype: torch.dtyp
 
 
 def _trained_vae(folder: Path, std: float) -> AutoencoderKLCogVideoX:
-    vae = average_of(build_vae(), folder / "vae" / "clips").eval()
+    vae = trained_vae(folder / "vae")
     vae.register_to_config(scaling_factor=round(1 / std, 6))
     return vae
 
@@ -72,13 +75,14 @@ def main(folder: Path, report: Callable[[str], None]) -> None:
     train_vae(folder / "vae", seed=SEED, report=report)
     encoded = folder / "latents.pt"
     if not encoded.exists():
-        vae = average_of(build_vae(), folder / "vae" / "clips").eval()
+        vae = trained_vae(folder / "vae")
         report(f"vae: {vae_fidelity(vae):.2f} dB on held-out clips")
         encode_clips(vae, encoded, seed=SEED, report=report)
     data = torch.load(encoded)
     scenes = [Scene(**row) for row in data["scenes"]]
     std = data["std"]
     train_denoiser(data["latents"] / std, scenes, folder / "denoiser", seed=SEED, report=report, measure=_measure(folder, std))
+    train_decoder(folder / "vae", seed=SEED, report=report)
     denoiser = average_of(build_denoiser(len(build_tokenizer())), folder / "denoiser").eval()
     _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16).save_pretrained(folder / "model")
     figures = _evaluate(folder / "model", report)
@@ -87,4 +91,5 @@ def main(folder: Path, report: Callable[[str], None]) -> None:
 
 if __name__ == "__main__":
     np.seterr(all="raise", under="ignore")
-    main(Path(sys.argv[1]), lambda line: sys.stderr.write(line + "\n"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    main(Path(sys.argv[1]), logging.getLogger(__name__).info)

@@ -10,9 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKLCogVideoX, CogVideoXDPMScheduler, CogVideoXPipeline, CogVideoXTransformer3DModel
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
+from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
+from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 from numpy.random import Generator
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
 from .clips import NUM_FRAMES, SIZE, Scene, draw, known_combinations, sample_scene
@@ -22,7 +26,7 @@ from .train_vae import to_video
 
 __all__ = ["PLAN", "Denoiser", "build_denoiser", "build_scheduler", "encode_clips", "train_denoiser"]
 
-PLAN = Plan(num_steps=5000, learning_rate=1e-3, warmup_steps=200, averaging=0.999)
+PLAN = Plan(num_steps=4200, learning_rate=1e-3, warmup_steps=200, averaging=0.999)
 _NUM_CLIPS = 6000
 _BATCH = 64
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
@@ -48,7 +52,6 @@ def build_denoiser(vocabulary: int) -> Denoiser:
         num_heads=4,
         dropout_rate=0.0,
         feed_forward_proj="gated-gelu",
-        tie_word_embeddings=False,
     )
     transformer = CogVideoXTransformer3DModel(
         num_attention_heads=6,
@@ -104,7 +107,7 @@ def encode_clips(vae: AutoencoderKLCogVideoX, path: Path, *, seed: int, report: 
         batch = [sample_scene(rng, combinations[(first + i) % len(combinations)]) for i in range(at_once)]
         video = to_video(np.stack([draw(scene) for scene in batch]))
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            latents.append(vae.encode(video).latent_dist.mean.movedim(2, 1).half())
+            latents.append(vae.encode(video, return_dict=False)[0].mean.movedim(2, 1).half())
         scenes += batch
         if first % 1000 == 0:
             report(f"encoded {first} of {_NUM_CLIPS}")
@@ -112,6 +115,17 @@ def encode_clips(vae: AutoencoderKLCogVideoX, path: Path, *, seed: int, report: 
     fresh = path.with_suffix(".new")
     torch.save({"latents": whole, "scenes": [vars(scene) for scene in scenes], "std": float(whole.float().std())}, fresh)
     fresh.replace(path)
+
+
+class _Float32Attention(TorchFunctionMode):
+    """Attention in float32 under bfloat16 autocast: on CPUs its backward pass in bfloat16 takes four times as long."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not nn.functional.scaled_dot_product_attention:
+            return func(*args, **(kwargs or {}))
+        with torch.autocast("cpu", enabled=False):
+            query, key, value = (tensor.float() for tensor in args[:3])
+            return func(query, key, value, *args[3:], **(kwargs or {})).to(args[0].dtype)
 
 
 def rotary_positions(denoiser: Denoiser, num_latent_frames: int) -> tuple[Tensor, Tensor]:
@@ -157,7 +171,7 @@ def train_denoiser(
         alpha = alphas[timesteps].view(-1, 1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        with torch.autocast("cpu", torch.bfloat16):
+        with _Float32Attention(), torch.autocast("cpu", torch.bfloat16):
             states = denoiser.text_encoder(tokens)[0]
             predicted = denoiser.transformer(noisy, states, timesteps, image_rotary_emb=positions, return_dict=False)[0]
         return {"loss": (predicted.float() - velocity).square().mean()}
