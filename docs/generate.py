@@ -2,6 +2,7 @@
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from typer.main import get_command
 
@@ -40,13 +41,15 @@ def settings() -> str:
 
 def commands() -> str:
     """The help of every verb."""
-    root = get_command(app)
+    root: Any = get_command(app)
     context = root.make_context("reelora", ["--help"], resilient_parsing=True)
     parts = ["# Commands\n"]
     for name in root.list_commands(context):
         verb = root.get_command(context, name)
         parts.append(f"## reelora {name}\n\n{verb.help.strip()}\n")
-        rows = [parameter.get_help_record(context) or (parameter.make_metavar(context), parameter.help) for parameter in verb.params]
+        rows = [
+            parameter.get_help_record(context) or (parameter.make_metavar(context), parameter.help) for parameter in verb.params
+        ]
         parts.append("| option | meaning |\n|---|---|\n" + "".join(f"| `{left}` | {right} |\n" for left, right in rows))
     return "\n".join(parts)
 

@@ -46,7 +46,7 @@ def branched():
 
 @pytest.fixture
 def diffusion():
-    from diffusers import CogVideoXDPMScheduler
+    from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 
     return Diffusion.of(CogVideoXDPMScheduler(rescale_betas_zero_snr=True, prediction_type="v_prediction"))
 

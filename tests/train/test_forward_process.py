@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from diffusers import CogVideoXDPMScheduler
+from diffusers.schedulers.scheduling_dpm_cogvideox import CogVideoXDPMScheduler
 
 from reelora.train import Diffusion
 from reelora.train.diffusion import per_clip_error

@@ -1,8 +1,10 @@
 """The transformer is called as its pipeline calls it."""
 
+from typing import Any
+
 import pytest
 import torch
-from diffusers import CogVideoXPipeline
+from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 
 from reelora.train.predict import cogvideox_predictor, rotary_positions
 
@@ -10,7 +12,8 @@ VERSIONS = {"1.0": {}, "1.5": {"patch_size_t": 2, "sample_frames": 17}}
 
 
 def pipeline_positions(transformer, frames, height, width):
-    pipeline = CogVideoXPipeline(None, None, None, transformer, None)
+    nothing: Any = None
+    pipeline = CogVideoXPipeline(nothing, nothing, nothing, transformer, nothing)
     return pipeline._prepare_rotary_positional_embeddings(8 * height, 8 * width, frames, torch.device("cpu"))
 
 

@@ -116,7 +116,12 @@ class Bundle:
         return getattr(diffusers, name)(**{role: self._parts[role] for role in needed})
 
     def joined(self, other: "Bundle") -> "Bundle":
-        """A bundle of the parts of both, which are shared and not copied; where both have a role, the other's part."""
+        """A bundle of the parts of both, which are shared and not copied.
+
+        Raises ConfigError where they come from different models or have a role twice.
+        """
+        if self.root != other.root or set(self._parts) & set(other._parts):
+            raise ConfigError(f"{self!r} and {other!r} do not make one model: they must share a folder, and no role.")
         report = LoadReport((*self.report.parts, *other.report.parts))
         return Bundle(self.root, {**self._parts, **other._parts}, report, {**self._overrides, **other._overrides})
 

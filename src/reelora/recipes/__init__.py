@@ -1,7 +1,7 @@
 """One function per verb: what the command line calls."""
 
 from .config import DataConfig, LoraConfig, PreviewConfig, TrainConfig
-from .demo import DemoOutcome, demo
+from .demo import DemoOutcome, DemoPlan, demo
 from .files import write_new_text
 from .generate import generate, parse_adapter
 from .inspect import inspect
@@ -15,6 +15,7 @@ __all__ = [
     "POCKET",
     "DataConfig",
     "DemoOutcome",
+    "DemoPlan",
     "Listener",
     "LoraConfig",
     "Precision",

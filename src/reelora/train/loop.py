@@ -72,9 +72,10 @@ def train(
     Every random number follows from the seed and the place in the run, so a resumed run gives the losses of one that was
     never stopped, bit for bit. ``on_start`` hears how many steps are done already, once the folder is known to belong to
     this run, ``on_step`` what every step did. ``should_stop`` is asked between steps; when it says yes, a checkpoint is
-    written and the result is incomplete. ``identity`` says what else the numbers depend on (base, data, LoRA); resuming
-    checks it. Raises ConfigError for an empty data set and for a folder of another run, TrainingDivergedError for a loss that is not
-    finite.
+    written and the result is incomplete. ``identity`` says what else the numbers depend on (base, data, LoRA).
+
+    Raises ConfigError for an empty data set and for a folder of another run, with every difference;
+    TrainingDivergedError for a loss that is not finite.
     """
     if not len(clips):
         raise ConfigError("There are no clips to train on: hold out fewer, or add some.")
