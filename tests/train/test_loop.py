@@ -7,7 +7,7 @@ import torch
 
 from reelora.errors import ConfigError, DataError, FileFormatError, TrainingDivergedError
 from reelora.lora import collect
-from reelora.train import LoopConfig, OptimizerConfig, read_metrics, train
+from reelora.train import Lesson, LoopConfig, OptimizerConfig, read_metrics, train
 
 IDENTITY = {"base": "tiny"}
 
@@ -16,11 +16,10 @@ IDENTITY = {"base": "tiny"}
 def run(branched, clips, held_out, diffusion, config, tmp_path):
     """One start of a run in ``folder``; gives its result, its model and the losses of its steps."""
 
-    def start(folder="run", settings=config, model=None, **options):
+    def start(folder="run", settings=config, model=None, identity=IDENTITY, **options):
         model = model or branched()
-        result = train(
-            model, clips, held_out, diffusion, settings, tmp_path / folder, identity=IDENTITY, tensorboard=False, **options
-        )
+        lesson = Lesson(model=model, clips=clips, held_out=held_out, diffusion=diffusion, identity=identity)
+        result = train(lesson, settings, tmp_path / folder, tensorboard=False, **options)
         rows = read_metrics(tmp_path / folder / "metrics.jsonl")
         return result, model, [row["loss"] for row in rows if "loss" in row]
 
@@ -142,13 +141,11 @@ def test_checkpoints_hold_only_what_is_trained_and_the_newest_stay(run, tmp_path
     assert size < 3 * 4 * trained + 20_000
 
 
-def test_another_run_in_the_same_folder_is_refused_with_every_difference(
-    run, config, branched, clips, held_out, diffusion, tmp_path
-):
+def test_another_run_in_the_same_folder_is_refused_with_every_difference(run, config):
     run()
     other = config.model_copy(update={"batch_size": 1, "optimizer": OptimizerConfig(learning_rate=1e-3, warmup_steps=2)})
     with pytest.raises(ConfigError) as error:
-        train(branched(), clips, held_out, diffusion, other, tmp_path / "run", identity={"base": "other"}, tensorboard=False)
+        run(settings=other, identity={"base": "other"})
     for name in ("base", "loop.batch_size", "loop.optimizer.learning_rate"):
         assert name in str(error.value)
 
@@ -188,31 +185,20 @@ def test_a_full_disk_leaves_the_checkpoint_before(run, tmp_path, monkeypatch):
     assert sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir()) == ["step-000002", "step-000003"]
 
 
-def test_a_learning_rate_that_explodes_stops_the_run_with_advice(run, config):
-    wild = config.model_copy(
-        update={
-            "steps": 400,
-            "evaluate_every": 0,
-            "optimizer": OptimizerConfig(learning_rate=1.0, warmup_steps=0, weight_decay=0),
-        }
-    )
-    model_breaks = {"should_stop": lambda: False}
-    with pytest.raises(TrainingDivergedError, match=r"learning_rate \(now 1\)"):
-        run(settings=wild, model=_exploding(run), **model_breaks)
-
-
-def _exploding(run):
-    _, model, _ = run("seed")
-    for name, parameter in model.named_parameters():
-        if name.endswith("lora_b"):
-            parameter.data.fill_(float("inf"))
-    return model
+def test_a_run_that_explodes_stops_with_advice_and_keeps_its_checkpoints(run, branched, tmp_path):
+    run(**stop_after(2))
+    broken = branched()
+    broken.transformer_blocks[0].attn1.to_q.bias.data.fill_(float("inf"))
+    with pytest.raises(TrainingDivergedError, match=r"Step 3: .*learning_rate \(now 0.01\)"):
+        run(model=broken)
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
 
 
 def test_no_clips_are_refused(branched, clips, held_out, diffusion, config, tmp_path):
     empty = clips._those(lambda clip: False)
+    lesson = Lesson(model=branched(), clips=empty, held_out=held_out, diffusion=diffusion, identity=IDENTITY)
     with pytest.raises(ConfigError, match="no clips"):
-        train(branched(), empty, held_out, diffusion, config, tmp_path, identity=IDENTITY)
+        train(lesson, config, tmp_path)
 
 
 def test_rows_are_json_with_step_and_loss(run, tmp_path):

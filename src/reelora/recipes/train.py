@@ -9,7 +9,7 @@ from reelora.adapters import write_adapter
 from reelora.components import Bundle, fingerprint_of, load_components
 from reelora.data import CachedClips
 from reelora.lora import AttachSummary, attach, collect
-from reelora.train import Diffusion, StepReport, TrainResult
+from reelora.train import Diffusion, Lesson, StepReport, TrainResult
 from reelora.train import train as run_loop
 
 from .config import TrainConfig
@@ -63,14 +63,17 @@ def train(config: TrainConfig, *, listener: Listener, report_name: str = "report
         listener.progress("train", report.step, config.loop.steps, _line(report))
         previews.after(report.step, parts)
 
+    lesson = Lesson(
+        model=parts.transformer,
+        clips=seen,
+        held_out=held_out,
+        diffusion=Diffusion.of(parts.scheduler),
+        identity={"base": base, "data": seen.data_hash, "lora": config.lora.model_dump(mode="json"), "dtype": _dtype(parts)},
+    )
     result = run_loop(
-        parts.transformer,
-        seen,
-        held_out,
-        Diffusion.of(parts.scheduler),
+        lesson,
         config.loop,
         config.output,
-        identity={"base": base, "data": seen.data_hash, "lora": config.lora.model_dump(mode="json"), "dtype": _dtype(parts)},
         tensorboard=config.tensorboard,
         on_start=on_start,
         on_step=on_step,

@@ -3,11 +3,12 @@
 from .config import LoopConfig, OptimizerConfig
 from .diffusion import Diffusion
 from .evaluate import resting
-from .loop import StepReport, TrainResult, train
+from .loop import Lesson, StepReport, TrainResult, train
 from .track import read_metrics
 
 __all__ = [
     "Diffusion",
+    "Lesson",
     "LoopConfig",
     "OptimizerConfig",
     "StepReport",

@@ -21,7 +21,21 @@ from .evaluate import held_out_loss
 from .predict import Predictor, cogvideox_predictor
 from .track import Tracker
 
-__all__ = ["StepReport", "TrainResult", "train"]
+__all__ = ["Lesson", "StepReport", "TrainResult", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is trained, and on what."""
+
+    model: nn.Module
+    """With branches attached; all that requires gradients is trained."""
+    clips: CachedClips
+    held_out: CachedClips
+    """Clips to measure on; may be none."""
+    diffusion: Diffusion
+    identity: Mapping[str, object]
+    """What the numbers depend on besides the loop's settings (base, data, LoRA), as JSON values; resuming checks it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,37 +68,33 @@ class TrainResult:
 
 
 def train(
-    model: nn.Module,
-    clips: CachedClips,
-    held_out: CachedClips,
-    diffusion: Diffusion,
+    lesson: Lesson,
     config: LoopConfig,
     folder: Path,
     *,
-    identity: Mapping[str, object],
     tensorboard: bool = True,
     on_start: Callable[[int], None] = lambda step: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> TrainResult:
-    """Train the branches that are attached to ``model`` on ``clips``, from the newest checkpoint in ``folder`` if there is one.
+    """Train the branches of a model, from the newest checkpoint in ``folder`` if there is one.
 
     Every random number follows from the seed and the place in the run, so a resumed run gives the losses of one that was
     never stopped, bit for bit. ``on_start`` hears how many steps are done already, once the folder is known to belong to
     this run, ``on_step`` what every step did. ``should_stop`` is asked between steps; when it says yes, a checkpoint is
-    written and the result is incomplete. ``identity`` says what else the numbers depend on (base, data, LoRA).
+    written and the result is incomplete.
 
     Raises ConfigError for an empty data set and for a folder of another run, with every difference;
     TrainingDivergedError for a loss that is not finite.
     """
-    if not len(clips):
+    if not len(lesson.clips):
         raise ConfigError("There are no clips to train on: hold out fewer, or add some.")
-    run = _Run(model, clips, held_out, diffusion, config, folder, {**identity, "loop": config.identity()})
+    run = _Run(lesson, config, folder / "checkpoints")
     first, seconds = run.resume()
     on_start(first)
     started, step = time.monotonic() - seconds, first
     with Tracker(folder, first_step=first, tensorboard=tensorboard) as tracker:
-        if first == 0 and len(held_out):
+        if first == 0 and len(lesson.held_out):
             tracker.write({"step": 0, "held_out_loss": run.held_out_loss()})
         while step < config.steps and not should_stop():
             report = run.step(step)
@@ -106,20 +116,11 @@ def train(
 class _Run:
     """The parts of one run that stay the same from step to step."""
 
-    def __init__(
-        self,
-        model: nn.Module,
-        clips: CachedClips,
-        held_out: CachedClips,
-        diffusion: Diffusion,
-        config: LoopConfig,
-        folder: Path,
-        identity: Mapping[str, object],
-    ) -> None:
-        self.model, self.clips, self.held_out, self.diffusion, self.config = model, clips, held_out, diffusion, config
-        self.checkpoints, self.identity = folder / "checkpoints", identity
-        self.predict: Predictor = cogvideox_predictor(model)
-        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    def __init__(self, lesson: Lesson, config: LoopConfig, checkpoints: Path) -> None:
+        self.lesson, self.config, self.checkpoints = lesson, config, checkpoints
+        self.identity = {**lesson.identity, "loop": config.identity()}
+        self.predict: Predictor = cogvideox_predictor(lesson.model)
+        self.parameters = [parameter for parameter in lesson.model.parameters() if parameter.requires_grad]
         self.device = self.parameters[0].device
         optimizer = config.optimizer
         self.optimizer = torch.optim.AdamW(
@@ -131,15 +132,15 @@ class _Run:
             fused=True,
         )
         if config.gradient_checkpointing:
-            model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
-        model.train()
+            lesson.model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+        lesson.model.train()
 
     def resume(self) -> tuple[int, float]:
         """Steps and seconds that earlier starts have done."""
         checkpoint = newest_checkpoint(self.checkpoints)
         if checkpoint is None:
             return 0, 0.0
-        restore(checkpoint, self.model, self.optimizer, identity=self.identity)
+        restore(checkpoint, self.lesson.model, self.optimizer, identity=self.identity)
         return checkpoint.step, checkpoint.seconds
 
     def step(self, step: int) -> StepReport:
@@ -165,13 +166,14 @@ class _Run:
 
     def held_out_loss(self) -> float:
         """The loss on the held-out clips."""
-        return held_out_loss(self.model, self.predict, self.held_out, self.diffusion, seed=self.config.seed)
+        lesson = self.lesson
+        return held_out_loss(lesson.model, self.predict, lesson.held_out, lesson.diffusion, seed=self.config.seed)
 
     def save(self, step: int, seconds: float) -> None:
         """Write a checkpoint after ``step`` steps."""
         write_checkpoint(
             self.checkpoints,
-            self.model,
+            self.lesson.model,
             self.optimizer,
             step=step,
             identity=self.identity,
@@ -181,19 +183,20 @@ class _Run:
 
     def _backward(self, forward: int) -> float:
         """Add the gradients of one forward pass; its share of the step's loss."""
-        batch = read_batch(self.clips, self.config, forward=forward, num_timesteps=self.diffusion.num_timesteps)
+        diffusion = self.lesson.diffusion
+        batch = read_batch(self.lesson.clips, self.config, forward=forward, num_timesteps=diffusion.num_timesteps)
         clean, noise, states, times = (t.to(self.device) for t in (batch.clean, batch.noise, batch.states, batch.timesteps))
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(_seed_of(self.config.seed, forward))  # for the dropout inside the model
-            predicted = self.predict(self.diffusion.noisy(clean, noise, times), states, times)
-        errors = per_clip_error(predicted, self.diffusion.velocity(clean, noise, times))
+            predicted = self.predict(diffusion.noisy(clean, noise, times), states, times)
+        errors = per_clip_error(predicted, diffusion.velocity(clean, noise, times))
         loss = errors.mean() / self.config.gradient_accumulation
         loss.backward()
         return float(loss.detach())
 
     def _is_evaluated(self, step: int) -> bool:
         every = self.config.evaluate_every
-        return bool(len(self.held_out)) and (step == self.config.steps or (every > 0 and step % every == 0))
+        return bool(len(self.lesson.held_out)) and (step == self.config.steps or (every > 0 and step % every == 0))
 
 
 def _seed_of(seed: int, forward: int) -> int:

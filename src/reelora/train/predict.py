@@ -38,7 +38,9 @@ def rotary_positions(config: Any, *, num_latent_frames: int, height: int, width:
     else:
         size = (max(base_height, grid[0]), max(base_width, grid[1]))
         frames = -(-num_latent_frames // patch_t)
-        cosines, sines = get_3d_rotary_pos_embed(None, temporal_size=frames, grid_type="slice", max_size=size, **common)
+        cosines, sines = get_3d_rotary_pos_embed(
+            crops_coords=None, temporal_size=frames, grid_type="slice", max_size=size, **common
+        )
     return cosines, sines
 
 
