@@ -1,5 +1,7 @@
 """The demo, small; its figures are held by the slow test."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -27,9 +29,7 @@ def test_it_leaves_what_it_promises(small):
 
 def test_the_report_needs_no_other_file_and_shows_figures_and_pictures(small):
     page = (small.folder / "report.html").read_text()
-    assert "http" not in page.replace("http://www.w3.org", "").replace("http://purl.org", "").replace(
-        "http://creativecommons.org", ""
-    )
+    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
     assert page.count("data:image/png;base64,") == 2
     assert page.count("data:video/mp4;base64,") == 2
     assert "<svg" in page

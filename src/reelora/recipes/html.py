@@ -70,7 +70,7 @@ def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y:
     axes.legend()
     axes.grid(alpha=0.3)
     buffer = io.StringIO()
-    FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Date": None})
+    FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     return f"<figure>{text[text.index('<svg') :]}</figure>"
 
