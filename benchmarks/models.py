@@ -18,7 +18,7 @@ def build_transformer(width: str, *, num_layers: int) -> CogVideoXTransformer3DM
     """A transformer of CogVideoX-2B's or 5B's width with random weights."""
     with torch.device("meta"):
         model = CogVideoXTransformer3DModel(num_layers=num_layers, **WIDTHS[width])
-    model = nn.Module.to(model, torch.bfloat16).to_empty(device="cpu")
+    nn.Module.to(model, torch.bfloat16).to_empty(device="cpu")
     for parameter in model.parameters():
         parameter.data.normal_(std=0.02)
     return model.requires_grad_(False).eval()
