@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from disk import files_of_at_most
 from films import write_film
 
 from reelora.pocket import MODEL
@@ -191,6 +192,16 @@ def test_an_output_that_cannot_be_written_is_refused(reelora, tmp_path, name, hi
     (tmp_path / "there.mp4").write_text("mine")
     assert_is_clear(reelora("generate", PROMPT, "--output", tmp_path / name), hint)
     assert (tmp_path / "there.mp4").read_text() == "mine"
+
+
+@pytest.mark.parametrize("room_bytes", [0, 700, 20_000])
+def test_a_full_disk_is_said_and_the_same_command_goes_on_when_there_is_room(reelora, clips, tmp_path, room_bytes):
+    train = ["train", "--data", clips, "--output", tmp_path / "run", "--steps", "1", "--set", "tensorboard=false"]
+    with files_of_at_most(room_bytes):
+        outcome = reelora(*train)
+    assert_is_clear(outcome, str(tmp_path))
+    assert not list(tmp_path.rglob("adapter.safetensors"))
+    assert reelora(*train).code == 0
 
 
 @pytest.mark.parametrize("verb", ["train", "demo"])

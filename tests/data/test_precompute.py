@@ -1,13 +1,12 @@
 """The content-keyed cache: never stale, never colliding, resumable, and made only where something is missing."""
 
 import json
-import resource
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from disk import files_of_at_most
 from encoders import NUM_TOKENS, Encoders, pooled, token_states
 from films import cut, write_film, write_sound
 
@@ -230,17 +229,6 @@ def test_a_video_that_changes_while_the_job_runs_is_noticed(data_folder, cache):
     factories["make_video_encoder"] = edit_then_make
     with pytest.raises(DataError, match=r"0\.mp4: has changed since the start"):
         precompute(list_clips(data_folder), cache, SETTINGS, **factories)
-
-
-@contextmanager
-def files_of_at_most(num_bytes: int):
-    """The kernel refuses longer files, as it refuses any on a full disk."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_is_an_os_error_that_leaves_no_half_file_and_is_resumed(data_folder, cache):

@@ -2,14 +2,13 @@
 
 import io
 import json
-import resource
-from contextlib import contextmanager
 from dataclasses import replace
 
 import av
 import numpy as np
 import pytest
 import torch
+from disk import files_of_at_most
 from PIL import Image, ImageSequence
 
 from reelora.errors import ConfigError, FileFormatError
@@ -17,17 +16,6 @@ from reelora.generate import Clip, check_destination, read_video_metadata, to_mp
 
 MP4_PSNR = 30.0
 """dB over all pixels of a drawn clip at the default quality; halved chroma at the disc's edge costs most of it."""
-
-
-@contextmanager
-def files_of_at_most(size_bytes):
-    """A disk that is full after so many bytes, as far as this process can tell."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def decoded(path):

@@ -1,24 +1,12 @@
 """A file appears whole or not at all."""
 
 import os
-import resource
-from contextlib import contextmanager
 
 import pytest
 import torch
+from disk import files_of_at_most
 
 from reelora.tensorio import atomic_path, open_tensors, write_tensors
-
-
-@contextmanager
-def files_of_at_most(size_bytes):
-    """A disk that is full after so many bytes, as far as this process can tell."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size_bytes, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
