@@ -25,12 +25,12 @@ class Settings(BaseModel):
         try:
             return cls.model_validate(values)
         except ValidationError as error:
-            problems = [f"- {_problem(cls, problem)}" for problem in error.errors()]
-            raise ConfigError("\n".join([f"{where}: {len(problems)} of its settings cannot be used:", *problems])) from None
+            lines = [f"- {name} {text}" for name, text in _problems(cls, error).items()]
+            raise ConfigError("\n".join([f"{where}: {len(lines)} of its settings cannot be used:", *lines])) from None
 
     @classmethod
     def read_toml(cls, path: Path, *, overrides: Iterable[str] = ()) -> Self:
-        """Read a TOML file and apply ``path=value`` pairs (``optimizer.learning_rate=1e-4``) over it."""
+        """Read a TOML file and apply ``path=value`` pairs (``loop.steps=200``) over it."""
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
@@ -57,7 +57,7 @@ def overridden(values: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any
     for pair in pairs:
         path, equals, text = pair.partition("=")
         if not (path and equals):
-            raise ConfigError(f"--set {pair!r}: write path=value, for example --set optimizer.learning_rate=1e-4")
+            raise ConfigError(f"--set {pair!r}: write path=value, for example --set loop.steps=200")
         *parents, leaf = path.strip().split(".")
         table = result
         for parent in parents:
@@ -75,17 +75,45 @@ def _toml_value(text: str) -> Any:
         return text
 
 
-def _problem(cls: type[BaseModel], problem: Mapping[str, Any]) -> str:
-    path = [str(part) for part in problem["loc"]]
-    name = ".".join(path) or "the whole"
+def _problems(cls: type[BaseModel], error: ValidationError) -> dict[str, str]:
+    """What is wrong, by dotted name; all ways in which a value fails to be one of several types are one problem."""
+    found: dict[str, list[str]] = {}
+    values: dict[str, object] = {}
+    for problem in error.errors():
+        path = _named_path(cls, problem["loc"])
+        name = ".".join(path) or "the whole"
+        values[name] = problem["input"]
+        found.setdefault(name, []).append(_text(cls, problem, path))
+    return {name: _joined(values[name], texts) for name, texts in found.items()}
+
+
+def _text(cls: type[BaseModel], problem: Mapping[str, Any], path: list[str]) -> str:
     if problem["type"] == "extra_forbidden":
-        return f"{name} is unknown: {nearest(path[-1], _fields_at(cls, path[:-1]))}"
+        return f"is unknown: {nearest(path[-1], _fields_at(cls, path[:-1]))}"
     if problem["type"] == "missing":
-        return f"{name} is missing"
-    return f"{name} is {problem['input']!r}: {problem['msg'].removeprefix('Value error, ')}"
+        return "is missing"
+    message = problem["msg"].removeprefix("Value error, ")
+    return message[0].lower() + message[1:]
+
+
+def _joined(value: object, texts: list[str]) -> str:
+    if texts[0].startswith("is "):
+        return texts[0]
+    return f"is {value!r}: " + ", or ".join(dict.fromkeys(texts))
+
+
+def _named_path(cls: type[BaseModel], place: tuple[int | str, ...]) -> list[str]:
+    """The names of a place that a user knows: what follows a plain setting says which of its types was tried."""
+    path: list[str] = []
+    for part in place:
+        path.append(str(part))
+        if not _fields_at(cls, path):
+            break
+    return path
 
 
 def _fields_at(cls: type[BaseModel], path: list[str]) -> list[str]:
+    """The settings inside the group at ``path``; none where it is a plain setting or unknown."""
     for part in path:
         inner = cls.model_fields[part].annotation if part in cls.model_fields else None
         if not (isinstance(inner, type) and issubclass(inner, BaseModel)):

@@ -19,6 +19,15 @@ def test_everything_wrong_is_said_at_once():
     assert all(name in str(error.value) for name in ("modle", "loop.steps", "loop.batch_size", "3 of its settings"))
 
 
+@pytest.mark.parametrize("value", ["0", "big", "-3"])
+def test_a_value_that_fits_none_of_several_types_is_one_problem_by_its_own_name(value):
+    with pytest.raises(ConfigError) as error:
+        TrainConfig.with_overrides([f"data.num_frames={value}"])
+    assert "1 of its settings" in str(error.value)
+    assert f"- data.num_frames is {value if value != 'big' else repr(value)}: " in str(error.value)
+    assert "'model'" in str(error.value)
+
+
 def test_settings_survive_their_file(tmp_path):
     config = TrainConfig.with_overrides(["loop.steps=7", 'model="a \\"b\\" c"', "data.held_out=3", "lora.rank=16"])
     path = tmp_path / "run.toml"

@@ -8,6 +8,9 @@ import torch
 from reelora.errors import ConfigError, DataError, FileFormatError, TrainingDivergedError
 from reelora.lora import collect
 from reelora.train import Lesson, LoopConfig, OptimizerConfig, read_metrics, train
+from reelora.train.batches import read_batch
+from reelora.train.evaluate import held_out_loss
+from reelora.train.predict import cogvideox_predictor
 
 IDENTITY = {"base": "tiny"}
 
@@ -108,6 +111,13 @@ def test_gradient_checkpointing_changes_no_number(run, config):
     assert frugal == plain
 
 
+def test_checkpointing_may_be_turned_on_for_a_run_that_has_begun(run, config):
+    _, whole, _ = run("whole")
+    run("halves", **stop_after(3))
+    _, resumed, _ = run("halves", config.model_copy(update={"gradient_checkpointing": True}))
+    assert_same_weights(resumed, whole)
+
+
 def test_measuring_changes_no_step(run, config):
     _, _, often = run("often", config.model_copy(update={"evaluate_every": 1}))
     _, _, never = run("never", config.model_copy(update={"evaluate_every": 0}))
@@ -201,6 +211,49 @@ def test_no_clips_are_refused(branched, clips, held_out, diffusion, config, tmp_
         train(lesson, config, tmp_path)
 
 
+def test_unreadable_lines_of_the_metrics_do_not_stop_a_resume(run, tmp_path):
+    _, _, losses = run("whole")
+    run("halves", **stop_after(3))
+    path = tmp_path / "halves" / "metrics.jsonl"
+    path.write_bytes(path.read_bytes() + b"\0\0\0\n{}\n[1]\n")
+    assert run("halves")[2] == losses
+
+
+def test_tensorboard_reads_what_a_resumed_run_wrote(branched, clips, held_out, diffusion, config, tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def start(**options):
+        lesson = Lesson(model=branched(), clips=clips, held_out=held_out, diffusion=diffusion, identity=IDENTITY)
+        train(lesson, config, tmp_path, **options)
+
+    start(**stop_after(3))
+    start()
+    board = EventAccumulator(str(tmp_path / "tensorboard"))
+    board.Reload()
+    losses = {event.step: event.value for event in board.Scalars("loss")}
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert losses == pytest.approx({row["step"]: row["loss"] for row in rows if "loss" in row})
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
+def test_held_out_loss_does_not_depend_on_how_much_is_computed_at_once(branched, held_out, diffusion, batch_size):
+    model = branched()
+    predict = cogvideox_predictor(model)
+    losses = [
+        held_out_loss(model, predict, held_out, diffusion, seed=0, batch_size=size, frame_group=1) for size in (batch_size, 4)
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+def test_latents_of_cogvideox_1_5_are_padded_before_they_are_noised(clips, config):
+    plain = read_batch(clips, config, forward=0, num_timesteps=10, frame_group=1)
+    padded = read_batch(clips, config, forward=0, num_timesteps=10, frame_group=2)
+    assert (plain.clean.shape[1], padded.clean.shape[1]) == (3, 4)
+    assert torch.equal(padded.clean[:, 1:], plain.clean)
+    assert torch.equal(padded.clean[:, 0], plain.clean[:, 0])
+    assert not torch.equal(padded.noise[:, 0], padded.noise[:, 1])
+
+
 def test_rows_are_json_with_step_and_loss(run, tmp_path):
     run()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
@@ -210,7 +263,7 @@ def test_rows_are_json_with_step_and_loss(run, tmp_path):
 
 @pytest.mark.parametrize(
     ("schedule", "expected"),
-    [("constant", [0.5, 1.0, 1.0, 1.0]), ("linear", [0.5, 1.0, 0.5, 0.0]), ("cosine", [0.5, 1.0, 0.5, 0.0])],
+    [("constant", [0.5, 1.0, 1.0, 1.0]), ("linear", [0.5, 1.0, 1.0, 0.5]), ("cosine", [0.5, 1.0, 1.0, 0.5])],
 )
 def test_the_rate_warms_up_and_follows_its_schedule(schedule, expected):
     config = LoopConfig(steps=4, optimizer=OptimizerConfig(learning_rate=1.0, warmup_steps=2, schedule=schedule))

@@ -1,7 +1,7 @@
 """The verbs, and what becomes of errors."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -13,6 +13,10 @@ from . import demo, generate, inspect, precompute, train
 __all__ = ["main"]
 
 USERS_MISTAKE, STOPPED = 2, 130
+OUT_OF_MEMORY_ADVICE = (
+    "The device has too little memory for this. Use fewer frames or a smaller size; in training also "
+    "--set loop.gradient_checkpointing=true and --set loop.batch_size=1, with loop.gradient_accumulation for larger steps."
+)
 VERBS = (demo.demo, inspect.inspect, precompute.precompute, train.train, generate.generate)
 
 app = typer.Typer(
@@ -49,11 +53,20 @@ def main() -> None:
     try:
         app()
     except (ReeloraError, OSError) as error:
-        print(f"reelora: {_text(error)}", file=sys.stderr)
-        sys.exit(USERS_MISTAKE)
-    except KeyboardInterrupt:
-        print("reelora: stopped. Nothing is half-written; the same command goes on.", file=sys.stderr)
-        sys.exit(STOPPED)
+        _end(_text(error))
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        _end(f"{error}\n{OUT_OF_MEMORY_ADVICE}")
+    except SystemExit as end:
+        if end.code == STOPPED:  # typer's answer to Ctrl-C
+            print("reelora: stopped. What is finished is kept, and nothing is half-written.", file=sys.stderr)
+        raise
+
+
+def _end(message: str) -> NoReturn:
+    print(f"reelora: {message}", file=sys.stderr)
+    sys.exit(USERS_MISTAKE)
 
 
 def _text(error: ReeloraError | OSError) -> str:

@@ -1,16 +1,19 @@
 """``reelora demo``"""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from .options import Device
 
 __all__ = ["demo"]
 
 
 def demo(
     output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the results.")] = Path("demo"),
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
+    device: Device = None,
     seed: Annotated[int, typer.Option("--seed", help="Everything random follows from it.")] = 0,
 ) -> None:
     """Teach the embedded pocket model a shape that it does not know, and show it before and after.
@@ -22,5 +25,5 @@ def demo(
     from .terminal import Terminal
 
     with Terminal() as terminal:
-        outcome = recipes.demo(output, device=device, seed=seed, listener=terminal)
-    print("\n".join(outcome.lines()))
+        outcome = recipes.demo(output, device=device or "auto", seed=seed, listener=terminal)
+    print("\n".join(outcome.lines(program=sys.argv[0])))

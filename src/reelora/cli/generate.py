@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Model
+from .options import Device, Model
 
 __all__ = ["generate"]
 
@@ -18,7 +18,12 @@ def generate(
     model: Model = None,
     adapter: Annotated[
         list[str] | None,
-        typer.Option("--adapter", "-a", metavar="FILE[=STRENGTH]", help="As often as wanted; strength 1 is as trained."),
+        typer.Option(
+            "--adapter",
+            "-a",
+            metavar="FILE[=STRENGTH][,alpha=64|,from=PRODUCER]",
+            help="As often as wanted; strength 1 is as trained. alpha or from where the file does not say its strength.",
+        ),
     ] = None,
     seed: Annotated[int | None, typer.Option("--seed", help="Of the first video; the next has one more.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.", show_default="the model's")] = None,
@@ -30,8 +35,8 @@ def generate(
     height: Annotated[int | None, typer.Option("--height", help="Pixels.", show_default="the model's")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Pixels.", show_default="the model's")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Videos made at once.")] = None,
-    device: Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...")] = "auto",
-    precision: Annotated[str, typer.Option("--precision", help="auto, bf16 or fp32.")] = "auto",
+    device: Device = None,
+    precision: Annotated[str, typer.Option("--precision", help="auto, bf16, fp16 or fp32.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
 ) -> None:
     """Make videos of prompts, with any number of adapters.
@@ -57,8 +62,8 @@ def generate(
             model or recipes.POCKET,
             prompts,
             output,
-            adapters=dict(map(recipes.parse_adapter, adapter or [])),
-            device=device,
+            adapters=recipes.read_adapters(adapter or []),
+            device=device or "auto",
             precision=recipes.check_precision(precision),
             overwrite=overwrite,
             listener=terminal,

@@ -8,13 +8,14 @@ import typer
 if TYPE_CHECKING:
     from reelora.recipes import TrainConfig
 
-__all__ = ["ConfigFile", "Data", "Model", "Overrides", "read_train_config"]
+__all__ = ["ConfigFile", "Data", "Device", "Model", "Overrides", "read_train_config"]
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings of the run; all have defaults.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of videos with captions.")]
 Model = Annotated[
     str | None, typer.Option("--model", help="A folder in diffusers' layout, a hub id, or pocket.", show_default="pocket")
 ]
+Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, cuda:1 ...", show_default="auto")]
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting, for example loop.steps=200.")
 ]

@@ -1,7 +1,7 @@
 """What recipes say, on a terminal: lines, one progress bar per task, and Ctrl-C as a wish."""
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Self
@@ -26,7 +26,6 @@ class Terminal:
             console=self.console,
         )
         self._tasks = {}
-        self._is_stopping = False
 
     def __enter__(self) -> Self:
         return self
@@ -43,22 +42,21 @@ class Terminal:
             self._tasks[task] = self._progress.add_task(task, total=total, note=note)
         self._progress.update(self._tasks[task], completed=done, total=total, note=note)
 
-    def should_stop(self) -> bool:
-        return self._is_stopping
-
     @contextmanager
-    def catching_interrupts(self) -> Iterator[None]:
-        """The first Ctrl-C (or SIGTERM) asks the recipe to stop at the next good place, the second one ends it at once."""
+    def stopping(self) -> Iterator[Callable[[], bool]]:
+        """The first Ctrl-C (or SIGTERM) inside asks the recipe to stop at the next good place, the second ends it at once."""
+        is_asked = False
 
         def ask(number: int, frame: FrameType | None) -> None:
-            if self._is_stopping:
+            nonlocal is_asked
+            if is_asked:
                 raise KeyboardInterrupt
-            self._is_stopping = True
+            is_asked = True
             self.say("Stopping after this step; once more to stop at once.")
 
         before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
-            yield
+            yield lambda: is_asked
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)

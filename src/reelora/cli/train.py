@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .options import ConfigFile, Data, Model, Overrides, read_train_config
+from .options import ConfigFile, Data, Device, Model, Overrides, read_train_config
 
 __all__ = ["train"]
 
@@ -17,6 +17,7 @@ def train(
     model: Model = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="The run's folder; a run found there goes on.")] = None,
     steps: Annotated[int | None, typer.Option("--steps", help="Optimizer steps in all.")] = None,
+    device: Device = None,
     overrides: Overrides = None,
     init: Annotated[
         Path | None, typer.Option("--init", metavar="FILE", help="Write a commented settings file and end.")
@@ -31,12 +32,14 @@ def train(
 
     from .terminal import Terminal
 
-    settings = read_train_config(config, overrides, data__folder=data, model=model, output=output, loop__steps=steps)
+    settings = read_train_config(
+        config, overrides, data__folder=data, model=model, output=output, loop__steps=steps, device=device
+    )
     if init is not None:
         recipes.write_new_text(init, settings.commented_toml())
         print(f"Wrote {init}. Next: reelora train {init}")
         return
-    with Terminal() as terminal, terminal.catching_interrupts():
+    with Terminal() as terminal:
         outcome = recipes.train(settings, listener=terminal)
     result = outcome.result
     if as_json:
@@ -45,5 +48,6 @@ def train(
     elif result.is_complete:
         print(f"Trained {result.step} steps in {result.seconds:.0f} s: {outcome.adapter}\nReport: {outcome.report}")
     else:
-        print(f"Stopped after step {result.step}; the same command goes on from there.")
+        print(f"Stopped after step {result.step} of {settings.loop.steps}; the same command goes on from there.")
+    if not result.is_complete:
         raise typer.Exit(130)

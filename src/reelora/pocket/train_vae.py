@@ -23,7 +23,7 @@ __all__ = ["CLIPS", "DECODER", "FRAMES", "build_vae", "psnr", "to_video", "train
 
 FRAMES = Plan(num_steps=4000, learning_rate=1e-3)
 CLIPS = Plan(num_steps=800, learning_rate=5e-4, checkpoint_every=100)
-DECODER = Plan(num_steps=1000, learning_rate=5e-4, checkpoint_every=100)
+DECODER = Plan(num_steps=600, learning_rate=5e-4, checkpoint_every=50)
 _FRAMES_PER_BATCH, _CLIPS_PER_BATCH = 12, 3
 _KL_WEIGHT = 1e-4
 

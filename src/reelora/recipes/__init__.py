@@ -3,7 +3,7 @@
 from .config import DataConfig, LoraConfig, PreviewConfig, TrainConfig
 from .demo import DemoOutcome, DemoPlan, demo
 from .files import write_new_text
-from .generate import generate, parse_adapter
+from .generate import generate, read_adapters
 from .inspect import inspect
 from .listener import Listener, Silent
 from .machine import Precision, check_precision
@@ -28,8 +28,8 @@ __all__ = [
     "find_model",
     "generate",
     "inspect",
-    "parse_adapter",
     "precompute",
+    "read_adapters",
     "train",
     "write_new_text",
 ]

@@ -1,11 +1,23 @@
 """Small text files, written whole and never over another."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from reelora.errors import ConfigError
 from reelora.tensorio import atomic_path
 
-__all__ = ["write_new_text", "write_text"]
+__all__ = ["check_folder", "write_new_text", "write_text"]
+
+
+def check_folder(path: Path) -> None:
+    """Raise unless files can be made in this folder, or the folder itself where it is not there yet; nothing is left behind."""
+    place = path
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise NotADirectoryError(20, "This is a file, a folder is needed", str(place))
+    with TemporaryDirectory(dir=place, prefix=".reelora-"):
+        pass
 
 
 def write_text(path: Path, text: str) -> None:

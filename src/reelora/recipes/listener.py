@@ -1,5 +1,7 @@
 """How a recipe tells its caller what it is doing."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
 __all__ = ["Listener", "Silent"]
@@ -16,8 +18,8 @@ class Listener(Protocol):
         """``done`` of ``total`` units of ``task``; the first call with a new task begins it."""
         ...
 
-    def should_stop(self) -> bool:
-        """Whether the user has asked to stop at the next good place."""
+    def stopping(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Work that can stop at good places: inside, Ctrl-C is a wish, and the function says whether it was made."""
         ...
 
 
@@ -30,5 +32,5 @@ class Silent:
     def progress(self, task: str, done: int, total: int, note: str = "") -> None:
         pass
 
-    def should_stop(self) -> bool:
-        return False
+    def stopping(self) -> AbstractContextManager[Callable[[], bool]]:
+        return nullcontext(lambda: False)

@@ -1,14 +1,17 @@
 """What to compute on and how precisely, where the user leaves it open."""
 
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import torch
 
 from reelora.errors import ConfigError, nearest
 
-__all__ = ["Precision", "check_precision", "find_device", "find_dtype"]
+__all__ = ["Precision", "check_precision", "find_device", "find_dtype", "name_of_dtype"]
 
-Precision = Literal["auto", "bf16", "fp32"]
+Precision = Literal["auto", "bf16", "fp16", "fp32"]
+
+_DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def check_precision(name: str) -> Precision:
@@ -20,22 +23,38 @@ def check_precision(name: str) -> Precision:
 
 
 def find_device(name: str) -> torch.device:
-    """The device called ``name``; ``auto`` is the first accelerator, else the CPU."""
-    if name != "auto":
-        try:
-            return torch.device(name)
-        except RuntimeError:
-            raise ConfigError(f"There is no device {name!r}: write auto, cpu, cuda, cuda:1 or mps.") from None
-    if torch.accelerator.is_available():
-        return torch.device(torch.accelerator.current_accelerator() or "cpu")
-    return torch.device("cpu")
+    """The device called ``name``; ``auto`` is the first accelerator, else the CPU.
+
+    Raises ConfigError for a device that this machine (or this build of torch) does not have, with those that it has.
+    """
+    here = _devices_here()
+    if name == "auto":
+        return torch.device(here[0])
+    if name not in here and f"{name}:0" not in here:
+        raise ConfigError(f"There is no device {name!r} here: write auto, or one of {', '.join(here)}.")
+    return torch.device(name)
 
 
-def find_dtype(precision: Precision, device: torch.device) -> torch.dtype:
-    """The dtype of the frozen base: bfloat16 where the device computes in it at speed, else float32."""
+def find_dtype(precision: Precision, device: torch.device, *, is_trained: bool = False) -> torch.dtype:
+    """The dtype of the base. ``auto`` is bfloat16 where the device computes in it at speed, else float32.
+
+    Raises ConfigError for float16 in training: gradients through a float16 base underflow without loss scaling.
+    """
     if precision == "auto":
         precision = "bf16" if _is_fast_in_bf16(device) else "fp32"
-    return {"bf16": torch.bfloat16, "fp32": torch.float32}[precision]
+    if precision == "fp16" and is_trained:
+        raise ConfigError("precision fp16 cannot be trained in, its gradients underflow: use bf16 or fp32.")
+    return _DTYPES[precision]
+
+
+def name_of_dtype(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _devices_here() -> list[str]:
+    """Accelerators first, the CPU last."""
+    kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return [*(f"{kind.type}:{index}" for index in range(torch.accelerator.device_count()) if kind), "cpu"]
 
 
 def _is_fast_in_bf16(device: torch.device) -> bool:

@@ -1,18 +1,19 @@
 """Videos of a training run on its way, which never touch what is trained."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from reelora.components import Bundle, encode_prompts, load_components
 from reelora.errors import ReeloraError
-from reelora.generate import Session, to_mp4_bytes
+from reelora.generate import Session
 
 from . import html
 from .config import TrainConfig
 from .listener import Listener
-from .machine import find_device, find_dtype
+from .machine import find_device
 from .model import find_model
 
 __all__ = ["Previews"]
@@ -36,11 +37,14 @@ class Previews:
 
     def after(self, step: int, parts: Bundle) -> None:
         """Make the previews of ``step`` if it is their turn and they are not there yet."""
-        if not self.are_wanted or step % self._config.preview.every or self._path(step, 0).exists():
+        if not self.are_wanted or step % self._config.preview.every:
+            return
+        missing = [index for index in range(len(self._config.preview.prompts)) if not self._path(step, index).exists()]
+        if not missing:
             return
         self._listener.say(f"previews at step {step}")
         try:
-            self._make(step, parts)
+            self._make(step, missing, parts)
         except (RuntimeError, ReeloraError, OSError) as error:
             self._listener.say(f"previews at step {step} failed, training goes on: {error}")
 
@@ -63,22 +67,21 @@ class Previews:
     def _encode(self) -> dict[str, Tensor]:
         parts = load_components(find_model(self._config.model), roles=["tokenizer", "text_encoder"], device=self._device)
         prompts = ["", *self._config.preview.prompts]
-        return dict(zip(prompts, encode_prompts(parts, prompts).states.cpu(), strict=True))
+        states = dict(zip(prompts, encode_prompts(parts, prompts).states.cpu(), strict=True))
+        parts.release("text_encoder")
+        return states
 
-    def _make(self, step: int, parts: Bundle) -> None:
-        dtype = find_dtype(self._config.precision, self._device)
-        vae = load_components(find_model(self._config.model), roles=["vae"], dtype=dtype, device=self._device)
+    def _make(self, step: int, indices: Sequence[int], parts: Bundle) -> None:
+        vae = load_components(find_model(self._config.model), roles=["vae"], device=self._device)
         session = Session.of(parts.joined(vae), prompt_states=self._states)
-        data, facts = self._config.data, session.facts
-        size = data.clip_settings(facts)
+        size = self._config.data.clip_settings(session.facts)
         self._folder.mkdir(exist_ok=True)
-        with torch.random.fork_rng():
-            clips = session.generate(
-                list(self._config.preview.prompts),
+        for index in indices:
+            clip = session.generate(
+                self._config.preview.prompts[index],
                 seed=self._config.preview.seed,
                 num_frames=size.num_frames,
                 height=size.height,
                 width=size.width,
             )
-        for index, clip in enumerate(clips):
-            self._path(step, index).write_bytes(to_mp4_bytes(clip.frames, fps=clip.fps, metadata=clip.metadata))
+            replace(clip, metadata={**clip.metadata, "training_step": step}).save(self._path(step, index))

@@ -31,10 +31,13 @@ def generator_for(*parts: object) -> torch.Generator:
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 
 
-def read_batch(clips: CachedClips, config: LoopConfig, *, forward: int, num_timesteps: int) -> Batch:
+def read_batch(clips: CachedClips, config: LoopConfig, *, forward: int, num_timesteps: int, frame_group: int) -> Batch:
     """The batch of the ``forward``-th forward pass of a run (there are ``gradient_accumulation`` of them in a step)."""
     indices = batch_indices(forward, batch_size=config.batch_size, num_clips=len(clips), seed=config.seed)
-    rows = [_seen(clips, index, forward * config.batch_size + i, config, num_timesteps) for i, index in enumerate(indices)]
+    rows = [
+        _seen(clips, index, forward * config.batch_size + i, config, num_timesteps, frame_group)
+        for i, index in enumerate(indices)
+    ]
     clean, noise, timesteps, states = (list(column) for column in zip(*rows, strict=True))
     return Batch(
         clean=torch.stack(clean),
@@ -46,11 +49,11 @@ def read_batch(clips: CachedClips, config: LoopConfig, *, forward: int, num_time
 
 
 def _seen(
-    clips: CachedClips, index: int, visit: int, config: LoopConfig, num_timesteps: int
+    clips: CachedClips, index: int, visit: int, config: LoopConfig, num_timesteps: int, frame_group: int
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Latents drawn from the posterior, noise, timestep and prompt states of one visit of one clip."""
     clip, generator = clips[index], generator_for(config.seed, visit)
-    clean = sample_posterior(clip, generator)
+    clean = padded_in_front(sample_posterior(clip, generator), frame_group)
     noise = draw_noise(tuple(clean.shape), generator)
     timestep = torch.randint(num_timesteps, (), generator=generator)
     is_dropped = torch.rand((), generator=generator) < config.caption_dropout
@@ -62,3 +65,12 @@ def sample_posterior(clip: CachedClip, generator: torch.Generator) -> torch.Tens
     """A latent ``(f c h w)`` drawn from what the VAE said of the clip."""
     mean = clip["latent_mean"].float()
     return mean + clip["latent_std"].float() * draw_noise(tuple(mean.shape), generator)
+
+
+def padded_in_front(clean: torch.Tensor, frame_group: int) -> torch.Tensor:
+    """A latent ``(f c h w)`` with copies of its first frame in front, until its frames fill whole groups.
+
+    CogVideoX 1.5 makes one token of two latent frames. The copy is made before noise is added, so that each frame has noise
+    of its own, as at inference. Source: CogVideo, finetune/models/cogvideox_t2v/lora_trainer.py.
+    """
+    return torch.cat([clean[:1].expand(-clean.shape[0] % frame_group, -1, -1, -1), clean])

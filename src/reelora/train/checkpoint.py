@@ -92,8 +92,10 @@ def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer, *, i
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state[f"weights.{name}"])
-            moments = {key: state[f"{key}.{name}"].to(parameter.device, copy=True) for key in ("exp_avg", "exp_avg_sq")}
-            optimizer.state[parameter] = {"step": state[f"step.{name}"].clone(), **moments}
+            # The fused optimizer reads its step count on the parameter's own device.
+            optimizer.state[parameter] = {
+                key: state[f"{key}.{name}"].to(parameter.device, copy=True) for key in ("step", "exp_avg", "exp_avg_sq")
+            }
 
 
 def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:

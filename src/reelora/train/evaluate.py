@@ -7,7 +7,7 @@ from torch import nn
 
 from reelora.data import CachedClips
 
-from .batches import generator_for, sample_posterior
+from .batches import generator_for, padded_in_front, sample_posterior
 from .diffusion import Diffusion, draw_noise, per_clip_error
 from .predict import Predictor
 
@@ -29,18 +29,33 @@ def resting(model: nn.Module):
             module.training = was_training
 
 
-def held_out_loss(model: nn.Module, predict: Predictor, clips: CachedClips, diffusion: Diffusion, *, seed: int) -> float:
-    """Mean velocity error over all ``clips`` at eight timesteps each, spread evenly over the schedule."""
+def held_out_loss(
+    model: nn.Module,
+    predict: Predictor,
+    clips: CachedClips,
+    diffusion: Diffusion,
+    *,
+    seed: int,
+    batch_size: int,
+    frame_group: int,
+) -> float:
+    """Mean velocity error over all ``clips`` at eight timesteps each, spread evenly over the schedule.
+
+    At most ``batch_size`` of them are computed at once, so that measuring needs no more memory than training.
+    """
     device = next(model.parameters()).device
     timesteps = ((torch.arange(_TIMES_PER_CLIP) + 0.5) / _TIMES_PER_CLIP * diffusion.num_timesteps).long()
     errors = []
     with resting(model):
         for source, clip in zip(clips.sources, clips, strict=True):
             generator = generator_for(seed, "held out", source)
-            clean = sample_posterior(clip, generator).expand(_TIMES_PER_CLIP, -1, -1, -1, -1)
-            noise = draw_noise(tuple(clean.shape), generator)
-            states = clip["prompt_states"].float().expand(_TIMES_PER_CLIP, -1, -1)
-            clean, noise, states, times = (tensor.to(device) for tensor in (clean, noise, states, timesteps))
-            predicted = predict(diffusion.noisy(clean, noise, times), states, times)
-            errors.append(per_clip_error(predicted, diffusion.velocity(clean, noise, times)).mean())
-    return float(torch.stack(errors).mean())
+            clean = padded_in_front(sample_posterior(clip, generator), frame_group)
+            states = clip["prompt_states"].float()
+            for times in timesteps.split(batch_size):
+                noise = draw_noise((len(times), *clean.shape), generator).to(device)
+                many = clean.to(device).expand_as(noise)
+                repeated = states.to(device).expand(len(times), -1, -1)
+                times = times.to(device)
+                predicted = predict(diffusion.noisy(many, noise, times), repeated, times)
+                errors.append(per_clip_error(predicted, diffusion.velocity(many, noise, times)))
+    return float(torch.cat(errors).mean())

@@ -18,10 +18,13 @@ from .checkpoint import newest_checkpoint, restore, write_checkpoint
 from .config import LoopConfig
 from .diffusion import Diffusion, per_clip_error
 from .evaluate import held_out_loss
-from .predict import Predictor, cogvideox_predictor
+from .predict import Predictor, cogvideox_predictor, frame_group
 from .track import Tracker
 
 __all__ = ["Lesson", "StepReport", "TrainResult", "train"]
+
+_MANY_PARAMETERS = 1_000_000_000
+"""Beyond this many, activations are computed again unless the user says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +105,7 @@ def train(
             tracker.write(report.row())
             on_step(report)
             if step % config.checkpoint_every == 0 and step < config.steps:
+                tracker.sync()
                 run.save(step, time.monotonic() - started)
     if step > first:
         run.save(step, time.monotonic() - started)
@@ -120,6 +124,7 @@ class _Run:
         self.lesson, self.config, self.checkpoints = lesson, config, checkpoints
         self.identity = {**lesson.identity, "loop": config.identity()}
         self.predict: Predictor = cogvideox_predictor(lesson.model)
+        self.frame_group = frame_group(lesson.model)
         self.parameters = [parameter for parameter in lesson.model.parameters() if parameter.requires_grad]
         self.device = self.parameters[0].device
         optimizer = config.optimizer
@@ -131,7 +136,7 @@ class _Run:
             eps=optimizer.epsilon,
             fused=True,
         )
-        if config.gradient_checkpointing:
+        if _is_checkpointing(config, lesson.model):
             lesson.model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
         lesson.model.train()
 
@@ -156,7 +161,7 @@ class _Run:
         if not (math.isfinite(loss) and math.isfinite(norm)):
             raise TrainingDivergedError(
                 f"Step {step + 1}: the loss is {loss:g} and the gradient's norm {norm:g}. This step changed nothing, and the "
-                f"last checkpoint is good. Lower optimizer.learning_rate (now {self.config.optimizer.learning_rate:g})."
+                f"last checkpoint is good. Lower loop.optimizer.learning_rate (now {self.config.optimizer.learning_rate:g})."
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -167,7 +172,15 @@ class _Run:
     def held_out_loss(self) -> float:
         """The loss on the held-out clips."""
         lesson = self.lesson
-        return held_out_loss(lesson.model, self.predict, lesson.held_out, lesson.diffusion, seed=self.config.seed)
+        return held_out_loss(
+            lesson.model,
+            self.predict,
+            lesson.held_out,
+            lesson.diffusion,
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            frame_group=self.frame_group,
+        )
 
     def save(self, step: int, seconds: float) -> None:
         """Write a checkpoint after ``step`` steps."""
@@ -184,7 +197,13 @@ class _Run:
     def _backward(self, forward: int) -> float:
         """Add the gradients of one forward pass; its share of the step's loss."""
         diffusion = self.lesson.diffusion
-        batch = read_batch(self.lesson.clips, self.config, forward=forward, num_timesteps=diffusion.num_timesteps)
+        batch = read_batch(
+            self.lesson.clips,
+            self.config,
+            forward=forward,
+            num_timesteps=diffusion.num_timesteps,
+            frame_group=self.frame_group,
+        )
         clean, noise, states, times = (t.to(self.device) for t in (batch.clean, batch.noise, batch.states, batch.timesteps))
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             torch.manual_seed(_seed_of(self.config.seed, forward))  # for the dropout inside the model
@@ -197,6 +216,13 @@ class _Run:
     def _is_evaluated(self, step: int) -> bool:
         every = self.config.evaluate_every
         return bool(len(self.lesson.held_out)) and (step == self.config.steps or (every > 0 and step % every == 0))
+
+
+def _is_checkpointing(config: LoopConfig, model: nn.Module) -> bool:
+    """Whether activations are computed again in the backward pass."""
+    if config.gradient_checkpointing == "auto":
+        return sum(parameter.numel() for parameter in model.parameters()) > _MANY_PARAMETERS
+    return config.gradient_checkpointing
 
 
 def _seed_of(seed: int, forward: int) -> int:
