@@ -27,7 +27,7 @@ def run() -> Iterator[Row]:
         (folder / "model_index.json").write_text(json.dumps(index))
 
         def theirs() -> None:
-            CogVideoXTransformer3DModel.from_pretrained(folder, subfolder="transformer", torch_dtype=torch.bfloat16)
+            CogVideoXTransformer3DModel.from_pretrained(folder, subfolder="transformer", dtype=torch.bfloat16)
 
         def ours() -> None:
             load_components(folder, roles=["transformer"])

@@ -5,22 +5,24 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 from tiny_models import KINDS, build_pipeline
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory) -> dict[str, Path]:
-    """A folder for each kind, all in bfloat16. Tests must not write into them."""
+    """A folder for each kind, all in bfloat16 and with the scheduler of the published 2B. Tests must not write into them."""
     root = tmp_path_factory.mktemp("models")
     for kind in KINDS:
-        build_pipeline(kind).save_pretrained(root / kind)
+        build_pipeline(kind, dtype=torch.bfloat16, scheduler=CogVideoXDDIMScheduler).save_pretrained(root / kind)
     return {kind: root / kind for kind in KINDS}
 
 
 @pytest.fixture
 def model(models, tmp_path) -> Path:
-    """A copy of the rotary model, to be spoilt."""
-    return shutil.copytree(models["rotary"], tmp_path / "model")
+    """A copy of the 5B, to be spoilt."""
+    return shutil.copytree(models["5B"], tmp_path / "model")
 
 
 @pytest.fixture

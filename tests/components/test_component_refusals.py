@@ -214,7 +214,7 @@ def test_a_hub_id_without_a_connection_says_what_to_do(offline_hub):
 
 def test_a_hub_id_that_is_in_the_cache_loads_without_a_connection(offline_hub, models):
     repository = offline_hub / "models--owner--model"
-    shutil.copytree(models["rotary"], repository / "snapshots" / "abc")
+    shutil.copytree(models["5B"], repository / "snapshots" / "abc")
     (repository / "refs").mkdir()
     (repository / "refs" / "main").write_text("abc")
     parts = load_components("owner/model", roles=["vae"])

@@ -12,7 +12,7 @@ PROMPTS = ["a red star moves", "", "cab"]
 
 @pytest.fixture(scope="module")
 def parts(models):
-    return load_components(models["rotary"], dtype=torch.float32)
+    return load_components(models["5B"], dtype=torch.float32)
 
 
 def test_prompt_states_are_those_of_the_stock_pipeline(parts):
@@ -76,14 +76,14 @@ def test_the_pipeline_decodes_what_we_encode(parts, video):
 
 def test_inverted_scales_concern_conditioning_images_and_not_clips(models, video):
     """The peers disagree about the image (times 0.7, 1 or 1 / 0.7); for the clip there is one answer."""
-    parts = load_components(models["rotary"], roles=["vae"], dtype=torch.float32)
+    parts = load_components(models["5B"], roles=["vae"], dtype=torch.float32)
     plain = encode_video(parts, video)
     parts.vae.register_to_config(invert_scale_latents=True)
     assert torch.equal(plain.mean, encode_video(parts, video).mean)
 
 
 def test_a_bfloat16_vae_gives_float32_latents_that_training_can_keep(models, video):
-    posterior = encode_video(load_components(models["rotary"], roles=["vae"]), video)
+    posterior = encode_video(load_components(models["5B"], roles=["vae"]), video)
     assert posterior.mean.dtype == posterior.std.dtype == torch.float32
     (posterior.mean.clone().requires_grad_() * posterior.std).sum().backward()
 
@@ -94,7 +94,7 @@ def test_frames_that_make_no_whole_latents_are_refused_with_the_nearest(parts):
 
 
 def test_encoders_of_roles_that_are_not_there_say_so(models, video):
-    parts = load_components(models["rotary"], roles=["tokenizer"])
+    parts = load_components(models["5B"], roles=["tokenizer"])
     with pytest.raises(ComponentError, match=r"text_encoder of .* was not loaded"):
         encode_prompts(parts, PROMPTS)
     with pytest.raises(ComponentError, match=r"vae of .* was not loaded"):

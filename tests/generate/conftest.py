@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_pipeline import KINDS, build_pipeline, make_adapter
+from tiny_models import KINDS, build_pipeline
 
-from reelora.adapters import Adapter
+from reelora.adapters import Adapter, LoraSpec, Pair
 from reelora.components import load_components
 from reelora.generate import Clip, Session
+
+NAMES = [f"transformer.transformer_blocks.{i}.attn1.{leaf}" for i in range(2) for leaf in ("to_q", "to_v", "to_out.0")]
+SPEC = LoraSpec(rank=4, alpha=2, target_modules=("to_q", "to_v", "to_out.0"))
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +41,17 @@ def parts(folder):
 
 
 @pytest.fixture
-def adapter() -> Adapter:
+def make_adapter():
+    def make(*, seed: int) -> Adapter:
+        draw = torch.Generator().manual_seed(seed)
+        pairs = {name: Pair(torch.randn(4, 32, generator=draw), torch.randn(32, 4, generator=draw), 0.5) for name in NAMES}
+        return Adapter(pairs=pairs, spec=SPEC, layout="memory", scale_source="the test")
+
+    return make
+
+
+@pytest.fixture
+def adapter(make_adapter) -> Adapter:
     return make_adapter(seed=3)
 
 

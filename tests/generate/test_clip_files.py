@@ -3,6 +3,7 @@
 import io
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import av
 import numpy as np
@@ -187,6 +188,17 @@ def test_a_missing_folder_is_named_before_any_work(drawn, tmp_path):
             drawn.save(path)
         with pytest.raises(FileNotFoundError, match=r"make it first.*nowhere"):
             check_destination(path)
+
+
+@pytest.mark.parametrize("name", ["cat.mp4", "cat.gif", "cat.png", "cat"])
+def test_a_folder_that_takes_no_file_is_found_out_before_any_work(drawn, tmp_path, name):
+    with pytest.raises(OSError, match=rf"takes no file .*choose another.*/proc/self/{name}"):
+        check_destination(Path("/proc/self") / name)
+    with files_of_at_most(0), pytest.raises(OSError, match=rf"takes no file .*or make room.*{name}"):
+        check_destination(tmp_path / name)
+    assert not list(tmp_path.iterdir())
+    check_destination(tmp_path / name)
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_unknown_suffix_names_the_nearest(drawn, tmp_path):

@@ -1,21 +1,21 @@
 """A session makes what the stock pipeline makes, with adapters, and leaves the model as it was."""
 
-import os
+import gc
 import shutil
-import subprocess
-import sys
+import weakref
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
-from tiny_pipeline import NUM_TEXT_TOKENS, make_adapter
+from tiny_models import NUM_TEXT_TOKENS, build_pipeline
 
 from reelora.adapters import LoraSpec, Pair, write_adapter
-from reelora.components import encode_prompts, load_components
+from reelora.components import encode_prompts, load_components, tiling
 from reelora.errors import ComponentError, ConfigError, MismatchError, UnknownScaleError
-from reelora.generate import Session, StoppedError, read_video_metadata
+from reelora.generate import Session, StoppedError, read_video_metadata, to_mp4_bytes
 from reelora.lora import attach, collect
 from reelora.tensorio import fingerprint
 
@@ -92,6 +92,30 @@ def test_parts_may_differ_in_precision(folder):
     assert clip.frames.float().std() > 1
 
 
+def test_a_portrait_of_15_is_made_and_a_landscape_equals_that_of_stock_diffusers_bit_for_bit(tmp_path):
+    """Stock dies of a portrait: it slices the table of the trained landscape, which has fewer rows."""
+    build_pipeline("1.5", sample_height=4, sample_width=8).save_pretrained(tmp_path)
+    session = Session(tmp_path)
+    clip = session.generate("a star", height=64, width=32, **QUICK)
+    assert clip.frames.shape == (17, 64, 32, 3)
+    landscape = {"num_frames": 17, "height": 32, "width": 64}
+    [expected] = stock_frames(tmp_path, ["a star"], [0], num_inference_steps=2, guidance_scale=6.0, **landscape)
+    assert torch.equal(session.generate("a star", **landscape, **QUICK).frames, expected)
+
+
+def test_a_large_clip_is_decoded_in_tiles_and_says_so(tmp_path, monkeypatch):
+    build_pipeline(sample_height=8, sample_width=8).save_pretrained(tmp_path)
+    session = Session(tmp_path)
+    whole = session.generate("a star", **QUICK)
+    monkeypatch.setattr(tiling, "MOST_PIXELS", 0)
+    in_tiles = session.generate("a star", **QUICK)
+    assert in_tiles.metadata == {**whole.metadata, "vae_tiling": True}
+    assert whole.frames.shape == in_tiles.frames.shape == (9, 64, 64, 3)
+    assert difference(whole, in_tiles) > 0
+    assert not session.parts.vae.use_tiling
+    assert "vae_tiling" not in session.generate("a star", height=32, width=32, **QUICK).metadata
+
+
 # ---- seeds and batches
 
 
@@ -139,7 +163,7 @@ def test_an_adapter_acts_by_its_strength_and_leaves_the_model_as_it_was(parts, a
     assert state_of(parts.transformer) == before
 
 
-def test_two_adapters_act_as_the_one_that_is_their_sum(session, adapter):
+def test_two_adapters_act_as_the_one_that_is_their_sum(session, adapter, make_adapter):
     other = make_adapter(seed=5)
     both = session.generate("a star", adapters={"one": (adapter, 0.7), "two": (other, -0.3)}, **QUICK)
     summed = {
@@ -169,7 +193,7 @@ def test_a_file_acts_as_the_adapter_that_was_written_to_it_and_stock_diffusers_a
     assert difference(from_file, replace(from_file, frames=expected)) <= ROUNDING
 
 
-@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError])
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, RuntimeError, torch.OutOfMemoryError])
 def test_whatever_ends_a_call_the_model_is_as_it_was(parts, adapter, failure):
     parts.transformer.train()
     before = state_of(parts.transformer)
@@ -240,6 +264,32 @@ def test_prompt_states_of_another_model_are_refused(parts):
     states = {"a star": torch.zeros(226, 4096), "": torch.zeros(226, 4096)}
     with pytest.raises(ConfigError, match=r"\(226, 4096\).*\(8, 16\)"):
         Session.of(parts, prompt_states=states).generate("a star", **QUICK)
+
+
+# ---- memory
+
+
+def test_a_session_and_its_weights_are_freed_with_the_last_name_for_them(folder, adapter):
+    """No cycle, that is: a collector that comes late would leave gigabytes on the device."""
+    gc.collect()
+    gc.disable()
+    try:
+        session = Session(folder)
+        session.generate("a star", adapters={"style": (adapter, 1.0)}, **QUICK)
+        ghosts = [weakref.ref(session), weakref.ref(session.parts)]
+        ghosts += [weakref.ref(getattr(session.parts, role)) for role in ("text_encoder", "transformer", "vae")]
+        del session
+        assert [ghost() for ghost in ghosts] == [None] * len(ghosts)
+    finally:
+        gc.enable()
+
+
+def test_prompts_that_come_back_are_encoded_once(parts):
+    session, encoded = Session.of(parts), []
+    parts.text_encoder.register_forward_hook(lambda *args: encoded.append(args))
+    prompts = [f"a {'red ' * (index % 3)}star" for index in range(6)]
+    session.generate(prompts, steps=1, batch_size=6)
+    assert len(encoded) == 3 + 1  # and the negative prompt
 
 
 # ---- prompts, progress, stopping
@@ -314,9 +364,12 @@ def test_what_the_model_cannot_make_is_refused_before_its_weights_are_opened(fol
         session.generate("a star", **QUICK)
 
 
-def test_a_model_that_needs_an_image_is_refused(folders):
+def test_a_model_that_needs_an_image_is_refused_before_its_weights_are_opened(folders, tmp_path):
+    copy = shutil.copytree(folders["5B-I2V"], tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
     with pytest.raises(ConfigError, match=r"takes 8 channels, its latents have 4.*conditioning image"):
-        Session(folders["I2V"]).generate("a star", **QUICK)
+        Session(copy)
+    with pytest.raises(ConfigError, match="conditioning image"):
+        Session.of(load_components(folders["5B-I2V"]))
 
 
 # ---- metadata
@@ -346,20 +399,19 @@ def test_the_same_job_gives_the_same_file_in_another_session_and_another_queue(f
     assert alone.read_bytes() == queued.read_bytes()
 
 
+def test_a_small_clip_gives_the_same_bytes_however_often_it_is_written(session, adapter):
+    """x264's macroblock tree reads unwritten memory in narrow frames, which differs where the heap is full of other things."""
+    clip = session.generate("a star", seed=5, adapters={"style": (adapter, 0.8)}, **QUICK)
+    draw, written = np.random.default_rng(0), set()
+    for _ in range(12):
+        litter = [draw.integers(256, size=draw.integers(100, 60_000), dtype=np.uint8) for _ in range(50)]
+        written.add(to_mp4_bytes(clip.frames, fps=8))
+        del litter
+    assert len(written) == 1
+
+
 def test_a_transformer_from_elsewhere_is_told_from_the_folders_own(folders):
     other = load_components(folders["5B"], paths={"transformer": folders["2B"]})
     clip = Session.of(other).generate("a star", **QUICK)
     own = Session(folders["5B"]).generate("a star", **QUICK)
     assert clip.metadata["model"]["fingerprint"] != own.metadata["model"]["fingerprint"]
-
-
-# ---- imports
-
-
-def test_importing_the_session_imports_none_of_the_heavy_libraries():
-    code = (
-        "import sys; from reelora.generate import Session, Clip; "
-        "print(sorted({'diffusers', 'transformers', 'av', 'PIL', 'matplotlib', 'huggingface_hub'} & set(sys.modules)))"
-    )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
-    assert result.stdout.strip() == "[]"

@@ -14,7 +14,7 @@ LARGEST = 16 * 1024**2
 
 @pytest.fixture(scope="module")
 def pipeline():
-    return CogVideoXPipeline.from_pretrained(MODEL, torch_dtype=torch.bfloat16)
+    return CogVideoXPipeline.from_pretrained(MODEL, dtype=torch.bfloat16)
 
 
 def test_it_is_small_and_holds_only_safetensors_and_text():

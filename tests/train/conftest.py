@@ -4,6 +4,7 @@ import pytest
 import torch
 from encoders import NUM_TOKENS, WIDTH, Encoders
 from films import write_film
+from tiny_models import build_transformer
 
 from reelora.adapters import LoraSpec
 from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips, precompute
@@ -12,24 +13,9 @@ from reelora.train import Diffusion, LoopConfig, OptimizerConfig
 
 
 def make_transformer(**changes):
-    from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
-
     torch.manual_seed(0)
-    config = {
-        "num_attention_heads": 2,
-        "attention_head_dim": 16,
-        "in_channels": 3,
-        "out_channels": 3,
-        "time_embed_dim": 8,
-        "text_embed_dim": WIDTH,
-        "num_layers": 2,
-        "sample_width": 4,
-        "sample_height": 4,
-        "sample_frames": 9,
-        "max_text_seq_length": NUM_TOKENS,
-        "use_rotary_positional_embeddings": True,
-    }
-    return CogVideoXTransformer3DModel(**config | changes).requires_grad_(False)
+    shape = {"in_channels": 3, "out_channels": 3, "text_embed_dim": WIDTH, "max_text_seq_length": NUM_TOKENS}
+    return build_transformer("5B", **shape | changes).requires_grad_(False)
 
 
 @pytest.fixture

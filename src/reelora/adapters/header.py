@@ -55,7 +55,10 @@ def specs_of(metadata: Mapping[str, str], names: Iterable[str]) -> tuple[dict[st
 def _spec(fields: Mapping[str, Any], paths: list[str]) -> LoraSpec:
     if problems := [*peft_schema.no_plain_lora(fields), *_slow_patterns(fields)]:
         raise ConfigError("; ".join(problems))
-    known = {"target_modules": tuple(paths), **peft_schema.convert(fields)}
+    known = peft_schema.convert(fields)
+    if isinstance(known.get("target_modules", ""), str):
+        # A stranger's expression may take for ever to match ("all-linear" is none at all); the paths of the pairs say the same.
+        known["target_modules"] = tuple(paths)
     return LoraSpec(**known)
 
 

@@ -156,7 +156,7 @@ def _pattern_problems(name: str, patterns: object) -> Iterator[str]:
 def _regex_problems(name: str, pattern: str) -> Iterator[str]:
     try:
         re.compile(pattern)
-    except re.error as error:
+    except (re.error, OverflowError, RecursionError) as error:
         yield f"{name} {pattern!r} is no regular expression: {error}"
     if not pattern:
         yield f"{name} is empty: name at least one module"

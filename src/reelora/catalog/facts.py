@@ -59,6 +59,10 @@ class ModelFacts:
     in_channels: int = 16
     """Channels that the network takes: those of the latents, twice as many with a conditioning image."""
 
+    latent_channels: int = 16
+    text_to_video: str = ""
+    """For a model that needs a conditioning image: where its sister is published that needs none."""
+
     spatial_stride: int = 8
     temporal_stride: int = 4
     """Pixels and frames for one of the VAE's latents."""
@@ -93,6 +97,17 @@ class ModelFacts:
         """
         group = self.patch_size_t or 1
         return -(-self.latent_frames(num_frames) // group) * group
+
+    def check_text_to_video(self) -> None:
+        """Raise ConfigError for a model that does not make videos out of text alone, and name one that does."""
+        if self.model_class != "CogVideoXTransformer3DModel":
+            raise ConfigError(f"{self.name} makes still images; use a text-to-video model, such as zai-org/CogVideoX-2b.")
+        channels = f"{self.name} takes {self.in_channels} channels, its latents have {self.latent_channels}"
+        if self.in_channels == 2 * self.latent_channels:
+            sister = self.text_to_video or "its text-to-video sister"
+            raise ConfigError(f"{channels}: the others are for a conditioning image, which there is none of. Use {sister}.")
+        if self.in_channels != self.latent_channels:
+            raise ConfigError(f"{channels}: transformer and VAE are not of one model. Take both from the same folder.")
 
     def check_video(self, *, num_frames: int, height: int, width: int) -> None:
         """Raise ConfigError that names every wrong number and the nearest that the model can do."""

@@ -20,7 +20,7 @@ def facts_for(config: Mapping[str, Any], vae_config: Mapping[str, Any] | None = 
     """Facts of the model that a transformer's or unet's config describes.
 
     A published model is recognised by its depth, heads, channels and patch sizes. For any other model of these classes
-    the facts are read from the config itself. What the VAE's config says of its strides and scale goes before the row.
+    the facts are read from the config itself. What the VAE's config says of its latents goes before the row.
 
     Raises ConfigError where the config is of no class in the catalog.
     """
@@ -62,6 +62,7 @@ def _vae_facts(vae_config: Mapping[str, Any], facts: ModelFacts) -> dict[str, An
     channels = vae_config.get("block_out_channels", ())
     return {
         "scaling_factor": vae_config.get("scaling_factor") or facts.scaling_factor,
+        "latent_channels": vae_config.get("latent_channels") or facts.latent_channels,
         "invert_scale_latents": vae_config.get("invert_scale_latents", facts.invert_scale_latents),
         "temporal_stride": int(vae_config.get("temporal_compression_ratio") or facts.temporal_stride),
         "spatial_stride": 2 ** (len(channels) - 1) if channels else facts.spatial_stride,
@@ -89,6 +90,7 @@ def _cogvideox_facts(config: Mapping[str, Any]) -> ModelFacts:
         num_text_tokens=config["max_text_seq_length"],
         scaling_factor=_DEFAULT_SCALING_FACTOR,
         in_channels=config["in_channels"],
+        latent_channels=config["out_channels"],
         temporal_stride=stride,
         patch_size=config["patch_size"],
         patch_size_t=config["patch_size_t"],

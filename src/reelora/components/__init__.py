@@ -3,8 +3,10 @@
 from .bundle import Bundle, load_components
 from .encode import EncodedPrompts, LatentPosterior, LongPrompt, encode_prompts, encode_video, to_video
 from .fingerprints import fingerprint_of
+from .positions import Positions, rotary_positions
 from .report import LoadReport, PartReport
 from .roles import ROLES
+from .tiling import needs_tiles, tiled
 
 __all__ = [
     "ROLES",
@@ -14,9 +16,13 @@ __all__ = [
     "LoadReport",
     "LongPrompt",
     "PartReport",
+    "Positions",
     "encode_prompts",
     "encode_video",
     "fingerprint_of",
     "load_components",
+    "needs_tiles",
+    "rotary_positions",
+    "tiled",
     "to_video",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor
 from reelora.shapes import FramesU8, Latents, PromptStates, Video
 
 from .bundle import Bundle
+from .tiling import tiled
 
 __all__ = ["EncodedPrompts", "LatentPosterior", "LongPrompt", "encode_prompts", "encode_video", "to_video"]
 
@@ -70,14 +71,16 @@ def encode_prompts(parts: Bundle, prompts: Sequence[str]) -> EncodedPrompts:
 
 @torch.no_grad()
 def encode_video(parts: Bundle, video: Video) -> LatentPosterior:
-    """Posterior of the latents of clips in [-1, 1], times the VAE's scaling factor, in float32.
+    """Posterior of the latents of clips in [-1, 1], times the VAE's scaling factor, in float32; large clips go in tiles.
 
     ``invert_scale_latents`` (CogVideoX 1.5) concerns the latents of a conditioning image, not those of the clip, which
     are always multiplied. Raises ConfigError for a number of frames that makes no whole latents. Needs the role vae.
     """
     vae = parts.vae
-    parts.facts.latent_frames(video.shape[2])
-    posterior = vae.encode(video.to(vae.device, vae.dtype)).latent_dist
+    num_frames, height, width = video.shape[2:]
+    parts.facts.latent_frames(num_frames)
+    with tiled(vae, num_frames=num_frames, height=height, width=width):
+        posterior = vae.encode(video.to(vae.device, vae.dtype)).latent_dist
     # In float32: rounding the product to bfloat16 would add a second error to that of the VAE.
     mean, std = (
         rearrange(moment.float() * vae.config.scaling_factor, "b c f h w -> b f c h w")

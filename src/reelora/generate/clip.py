@@ -1,7 +1,7 @@
 """A finished video in memory, and its way to the disk."""
 
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ def check_destination(path: str | Path, *, overwrite: bool = False) -> None:
     """Raise what ``save`` would raise for this path, before any work is done for it.
 
     ConfigError for an unknown suffix, a folder, or files that exist unless ``overwrite``; OSError for a folder that is
-    missing.
+    missing or takes no files, which is found out with a short-lived one.
     """
     path = Path(path)
     suffix = path.suffix.lower()
@@ -73,6 +73,22 @@ def check_destination(path: str | Path, *, overwrite: bool = False) -> None:
     if (found := _existing(path)) and not overwrite:
         names = first_few([str(file) for file in found])
         raise ConfigError(f"{names} exists already; choose another name, or allow it with overwrite=True.")
+    _check_writable(path)
+
+
+class _ProbedError(Exception):
+    """Ends a probe: what has been written is taken away again."""
+
+
+def _check_writable(path: Path) -> None:
+    """Write one byte beside the place of a file, as the file itself will be written."""
+    try:
+        with suppress(_ProbedError), atomic_path(path) as probe:
+            probe.write_bytes(b"?")
+            raise _ProbedError
+    except OSError as error:
+        advice = f"The folder takes no file ({error.strerror}); choose another, or make room"
+        raise OSError(error.errno, advice, str(path)) from error
 
 
 def _existing(path: Path) -> list[Path]:

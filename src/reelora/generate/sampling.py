@@ -7,40 +7,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from reelora.catalog import ModelFacts
-from reelora.components import Bundle
+from reelora.components import Bundle, tiled
 from reelora.errors import ConfigError
 from reelora.shapes import FramesU8, Latents, PromptStates
 
 from .config import GenerateConfig
 from .steps import StepWatch
 
-__all__ = ["check_task", "decode", "denoise", "evaluating", "make_pipeline"]
+__all__ = ["decode", "denoise", "make_pipeline"]
 
-
-def check_task(facts: ModelFacts) -> None:
-    """Raise ConfigError for a model that makes no videos; its facts are enough to know."""
-    if facts.model_class != "CogVideoXTransformer3DModel":
-        raise ConfigError(f"{facts.name} makes no videos; a session needs a CogVideoX text-to-video model.")
+_HOOKS = "_diffusers_hook"
 
 
 def make_pipeline(parts: Bundle) -> Any:
-    """The stock CogVideoXPipeline without its text half, around a scheduler of its own.
+    """CogVideoX's pipeline without its text half, around a scheduler of its own.
 
     Timesteps are trailing, as in CogVideo's own inference: the other spacings never visit the last timestep, where a
     schedule of zero terminal SNR is pure noise. Source: arXiv:2305.08891, section 3.3.
     """
-    from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
+    from .pipeline import TextToVideoPipeline
 
-    transformer, vae, scheduler = parts.transformer, parts.vae, parts.scheduler
-    if transformer.config.in_channels != vae.config.latent_channels:
-        raise ConfigError(
-            f"{parts.facts.name} takes {transformer.config.in_channels} channels, its latents have "
-            f"{vae.config.latent_channels}: it needs a conditioning image; use its text-to-video sister."
-        )
-    scheduler = type(scheduler).from_config(scheduler.config, timestep_spacing="trailing")
+    scheduler = type(parts.scheduler).from_config(parts.scheduler.config, timestep_spacing="trailing")
     no_text: Any = None
-    pipeline = CogVideoXPipeline(no_text, no_text, vae, transformer, scheduler)
+    pipeline = TextToVideoPipeline(no_text, no_text, parts.vae, parts.transformer, scheduler)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -54,28 +43,41 @@ def denoise(
     watch: StepWatch,
 ) -> Latents:
     """All steps of one batch. Noise is drawn on the CPU, one generator per video: device and company do not matter."""
-    return pipeline(
-        prompt_embeds=states,
-        negative_prompt_embeds=negative_states,
-        num_frames=config.num_frames,
-        height=config.height,
-        width=config.width,
-        num_inference_steps=config.steps,
-        guidance_scale=config.guidance,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        output_type="latent",
-        callback_on_step_end=watch.after_step,
-    ).frames
+    with _no_hooks_left(pipeline.transformer):
+        return pipeline(
+            prompt_embeds=states,
+            negative_prompt_embeds=negative_states,
+            num_frames=config.num_frames,
+            height=config.height,
+            width=config.width,
+            num_inference_steps=config.steps,
+            guidance_scale=config.guidance,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            output_type="latent",
+            callback_on_step_end=watch.after_step,
+        ).frames
 
 
-def decode(pipeline: Any, latents: Latents, *, padding: int) -> list[FramesU8]:
+@contextmanager
+def _no_hooks_left(transformer: nn.Module) -> Iterator[None]:
+    """Takes off the registry that diffusers puts on a transformer: it points back, and the cycle would hold the memory."""
+    had_hooks = _HOOKS in vars(transformer)
+    try:
+        yield
+    finally:
+        if not had_hooks:
+            vars(transformer).pop(_HOOKS, None)
+
+
+def decode(pipeline: Any, latents: Latents, config: GenerateConfig, *, padding: int) -> list[FramesU8]:
     """Frames of each video, decoded in the VAE's precision, one video at a time so that memory does not grow with the batch.
 
     ``padding`` latent frames in front fill the first group of CogVideoX 1.5 and are no part of the video. Raises
     ConfigError for a video that became NaN or infinite: it would be shown as black or noise.
     """
     vae = pipeline.vae
-    return [_decode_one(pipeline, latent[None, padding:].to(vae.dtype), latents.dtype) for latent in latents]
+    with tiled(vae, num_frames=config.num_frames, height=config.height, width=config.width):
+        return [_decode_one(pipeline, latent[None, padding:].to(vae.dtype), latents.dtype) for latent in latents]
 
 
 def _decode_one(pipeline: Any, latent: Latents, sampled_in: torch.dtype) -> FramesU8:
@@ -87,17 +89,3 @@ def _decode_one(pipeline: Any, latent: Latents, sampled_in: torch.dtype) -> Fram
         )
     pictures = pipeline.video_processor.postprocess_video(video, output_type="np")[0]
     return torch.from_numpy((pictures * 255).round().astype("uint8"))
-
-
-@contextmanager
-def evaluating(*networks: nn.Module) -> Iterator[None]:
-    """Networks in evaluation mode; afterwards every module is in the mode that it was in."""
-    modes = [(module, module.training) for network in networks for module in network.modules()]
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        # Parents come first, so what they tell their children is corrected; .train also reaches what a stand-in hides.
-        for module, mode in modes:
-            module.train(mode)

@@ -10,16 +10,16 @@ import torch
 
 from reelora import __version__
 from reelora.catalog import ModelFacts
-from reelora.components import Bundle, fingerprint_of, load_components
+from reelora.components import Bundle, fingerprint_of, load_components, needs_tiles
 from reelora.errors import ConfigError
-from reelora.lora import using
+from reelora.lora import evaluating, using
 from reelora.shapes import FramesU8
 from reelora.tensorio import fingerprint, open_tensors
 
 from .clip import Clip
 from .config import GenerateConfig
 from .prompts import PromptBook, TokenStates
-from .sampling import check_task, decode, denoise, evaluating, make_pipeline
+from .sampling import decode, denoise, make_pipeline
 from .steps import OnStep, ShouldStop, StepWatch, ignore_step, never_stop
 from .uses import NO_ADAPTERS, Adapters, AdapterUse, resolve
 
@@ -44,6 +44,8 @@ class Session:
     Only its configs are read at once; the weights follow with the first video, after what is asked for has been checked.
     Sampling is CogVideoX's own: DPM-Solver++ with trailing timesteps, constant guidance. Noise is drawn on the CPU, so that
     a seed means the same on every device.
+
+    Raises ConfigError at once for a model that does not make videos out of text alone.
     """
 
     def __init__(
@@ -65,10 +67,10 @@ class Session:
         return session
 
     def _setup(self, facts: ModelFacts, load: Callable[[], Bundle], *, prompt_states: Mapping[str, TokenStates]) -> None:
-        check_task(facts)
+        facts.check_text_to_video()
         self.facts = facts
         self._load = load
-        self._prompts = PromptBook(lambda: self.parts, prompt_states)
+        self._prompts = PromptBook(prompt_states)
 
     @cached_property
     def parts(self) -> Bundle:
@@ -119,7 +121,8 @@ class Session:
         ``(adapter, strength)``; they act for this call, and the model is exactly as before afterwards, whatever happened.
 
         Raises ConfigError for settings that cannot be, before anything is loaded; what reading or applying an adapter
-        raises; StoppedError when ``should_stop`` says so (to keep what is finished by then, use ``stream``).
+        raises; StoppedError when ``should_stop`` says so (to keep what is finished by then, use ``stream``). A device that
+        is too small raises torch.OutOfMemoryError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
         clips = list(self.stream(prompts, self.config(**settings), adapters=adapters, on_step=on_step, should_stop=should_stop))
@@ -163,20 +166,26 @@ class Session:
 
     def _sample(self, jobs: list[Job], config: GenerateConfig, watch: StepWatch) -> list[FramesU8]:
         pipeline = make_pipeline(self.parts)
-        states = self._prompts.states([job.prompt for job in jobs])
-        negative = self._prompts.states([config.negative_prompt] * len(jobs)) if config.is_guided else None
+        states = self._prompts.states(self.parts, [job.prompt for job in jobs])
+        negative = self._prompts.states(self.parts, [config.negative_prompt] * len(jobs)) if config.is_guided else None
         latents = denoise(pipeline, states, negative, [job.seed for job in jobs], config, watch)
         padding = self.facts.padded_latent_frames(config.num_frames) - self.facts.latent_frames(config.num_frames)
-        return decode(pipeline, latents, padding=padding)
+        return decode(pipeline, latents, config, padding=padding)
+
+    def _is_tiled(self, config: GenerateConfig) -> bool:
+        return needs_tiles(self.parts.vae, num_frames=config.num_frames, height=config.height, width=config.width)
 
     def _notes(self, job: Job, config: GenerateConfig) -> tuple[str, ...]:
         texts = {"prompt": job.prompt} | ({"negative prompt": config.negative_prompt} if config.is_guided else {})
-        return tuple(f"{what} too long: {note}" for what, text in texts.items() for note in self._prompts.notes(text))
+        return tuple(
+            f"{what} too long: {note}" for what, text in texts.items() for note in self._prompts.notes(self.parts, text)
+        )
 
     def _describe(self, job: Job, config: GenerateConfig, uses: Sequence[AdapterUse], *, batch_size: int) -> dict[str, Any]:
         """What is needed to make the same video again, and nothing that changes from run to run."""
         return {
             **config.model_dump(include=_TOLD),
+            **({"vae_tiling": True} if self._is_tiled(config) else {}),
             "prompt": job.prompt,
             "seed": job.seed,
             "batch_size": batch_size,

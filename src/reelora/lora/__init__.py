@@ -2,7 +2,8 @@
 
 from .attach import attach, collect, detach, load_into
 from .branch import StackedLinear, TrainableLinear
-from .model import role_of
+from .model import role_of, target_linears
+from .modes import evaluating
 from .summary import AttachSummary
 from .using import using
 
@@ -13,7 +14,9 @@ __all__ = [
     "attach",
     "collect",
     "detach",
+    "evaluating",
     "load_into",
     "role_of",
+    "target_linears",
     "using",
 ]

@@ -55,7 +55,7 @@ def _measure(folder: Path, std: float) -> Callable[[int, Mapping[str, Tensor]], 
 
 
 def _evaluate(model: Path, report: Callable[[str], None]) -> dict:
-    pipeline = CogVideoXPipeline.from_pretrained(model, torch_dtype=torch.bfloat16)
+    pipeline = CogVideoXPipeline.from_pretrained(model, dtype=torch.bfloat16)
     figures: dict = {"vae_psnr_db": vae_fidelity(pipeline.vae)}
     for name, options in (
         ("known", {"held_out": False, "count": 200}),

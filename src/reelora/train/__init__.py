@@ -2,7 +2,6 @@
 
 from .config import LoopConfig, OptimizerConfig
 from .diffusion import Diffusion
-from .evaluate import resting
 from .loop import Lesson, StepReport, TrainResult, train
 from .track import read_metrics
 
@@ -14,6 +13,5 @@ __all__ = [
     "StepReport",
     "TrainResult",
     "read_metrics",
-    "resting",
     "train",
 ]

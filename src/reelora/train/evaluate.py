@@ -1,32 +1,18 @@
 """The loss on held-out clips, on the same noise and timesteps every time, so that only the weights can change it."""
 
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 
 from reelora.data import CachedClips
+from reelora.lora import evaluating
 
 from .batches import generator_for, padded_in_front, sample_posterior
 from .diffusion import Diffusion, draw_noise, per_clip_error
 from .predict import Predictor
 
-__all__ = ["held_out_loss", "resting"]
+__all__ = ["held_out_loss"]
 
 _TIMES_PER_CLIP = 8
-
-
-@contextmanager
-def resting(model: nn.Module):
-    """Evaluation mode without gradients for the length of a block; every module's mode is as before afterwards."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for module, was_training in modes:
-            module.training = was_training
 
 
 def held_out_loss(
@@ -46,7 +32,7 @@ def held_out_loss(
     device = next(model.parameters()).device
     timesteps = ((torch.arange(_TIMES_PER_CLIP) + 0.5) / _TIMES_PER_CLIP * diffusion.num_timesteps).long()
     errors = []
-    with resting(model):
+    with evaluating(model), torch.no_grad():
         for source, clip in zip(clips.sources, clips, strict=True):
             generator = generator_for(seed, "held out", source)
             clean = padded_in_front(sample_posterior(clip, generator), frame_group)
