@@ -162,7 +162,8 @@ def test_stock_diffusers_runs_the_adapter_at_the_trained_strength(config):
         generator=torch.Generator().manual_seed(1),
         max_sequence_length=session.facts.num_text_tokens,
         output_type="np",
-    ).frames[0]
+        return_dict=False,
+    )[0][0]
     difference = np.abs(ours.astype(int) - np.rint(theirs * 255).astype(int)).max()
     assert difference <= 1  # of 255, where PEFT adds the branch in another order
     assert np.abs(ours.astype(int) - base.astype(int)).max() > 1
