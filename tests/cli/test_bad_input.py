@@ -110,7 +110,7 @@ def unknown_setting(clips, model):
 
 
 def unknown_device(clips, model):
-    return ["--data", clips, "--set", "device=gpu"], "cuda"
+    return ["--data", clips, "--set", "device=gpu"], "write auto, or one of"
 
 
 DATA_MISTAKES = [
@@ -177,6 +177,8 @@ PROMPT = "a red circle moves left"
         (["--precision", "bf61"], "did you mean 'bf16'"),
         (["--model", "nowhere"], "nowhere"),
         (["--adapter", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--adapter", "a.safetensors=strong"], "'strong'"),
+        (["--device", "cuda:99"], "cpu"),
     ],
 )
 def test_what_cannot_be_generated_is_refused_before_the_model_is_loaded(reelora, tmp_path, options, hint):
@@ -239,7 +241,11 @@ def test_an_adapter_of_unknown_strength_can_be_looked_at_but_not_used(reelora, t
     name = "transformer.transformer_blocks.0.attn1.to_q"
     save_file({f"{name}.lora_A.weight": torch.ones(2, 192), f"{name}.lora_B.weight": torch.ones(192, 2)}, path)
     assert "unknown" in reelora("inspect", path).out
-    assert_is_clear(reelora("generate", PROMPT, "--adapter", path, "--output", tmp_path / "a.mp4"), "alpha=")
+    assert json.loads(reelora("inspect", path, "--json").out)["scales"] is None
+    assert_is_clear(reelora("generate", PROMPT, "--adapter", path, "--output", tmp_path / "a.mp4"), f"{path},alpha=64")
+    video = tmp_path / "a.mp4"
+    assert reelora("generate", PROMPT, "--adapter", f"{path}=0.5,alpha=1", "--steps", "1", "--output", video).code == 0
+    assert json.loads(reelora("inspect", video, "--json").out)["adapters"][0]["scales"] == [0.5]
 
 
 def test_the_model_in_the_package_is_never_written_to(reelora, clips):

@@ -1,7 +1,7 @@
 """The parts of a model by role, each loaded only if asked, and the encoders that need two of them."""
 
 from .bundle import Bundle, load_components
-from .encode import EncodedPrompts, LatentPosterior, LongPrompt, encode_prompts, encode_video, to_video
+from .encode import EncodedPrompts, LatentPosterior, LongPrompt, encode_prompts, encode_video, long_prompts, to_video
 from .fingerprints import fingerprint_of
 from .positions import Positions, rotary_positions
 from .report import LoadReport, PartReport
@@ -21,6 +21,7 @@ __all__ = [
     "encode_video",
     "fingerprint_of",
     "load_components",
+    "long_prompts",
     "needs_tiles",
     "rotary_positions",
     "tiled",

@@ -13,7 +13,7 @@ from reelora.shapes import FramesU8, Latents, PromptStates, Video
 from .bundle import Bundle
 from .tiling import tiled
 
-__all__ = ["EncodedPrompts", "LatentPosterior", "LongPrompt", "encode_prompts", "encode_video", "to_video"]
+__all__ = ["EncodedPrompts", "LatentPosterior", "LongPrompt", "encode_prompts", "encode_video", "long_prompts", "to_video"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ def encode_prompts(parts: Bundle, prompts: Sequence[str]) -> EncodedPrompts:
     num_tokens = parts.facts.num_text_tokens
     tokens = tokenizer(list(prompts), padding="max_length", max_length=num_tokens, truncation=True, return_tensors="pt")
     states = text_encoder(tokens.input_ids.to(text_encoder.device))[0].to(text_encoder.dtype)
-    return EncodedPrompts(states=states, long=_long_prompts(tokenizer, prompts, num_tokens))
+    return EncodedPrompts(states=states, long=long_prompts(parts, prompts))
 
 
 @torch.no_grad()
@@ -95,7 +95,9 @@ def to_video(clips: Sequence[FramesU8] | UInt8[Tensor, "b t h w c"]) -> Video:
     return rearrange(frames, "b t h w c -> b c t h w").float() / 127.5 - 1
 
 
-def _long_prompts(tokenizer, prompts: Sequence[str], num_tokens: int) -> tuple[LongPrompt, ...]:
+def long_prompts(parts: Bundle, prompts: Sequence[str]) -> tuple[LongPrompt, ...]:
+    """The prompts of which the model reads only the beginning. Needs the role tokenizer alone."""
+    tokenizer, num_tokens = parts.tokenizer, parts.facts.num_text_tokens
     whole = tokenizer(list(prompts), verbose=False).input_ids
     return tuple(
         LongPrompt(

@@ -1,10 +1,10 @@
 """Trains the pocket VAE: single frames first (several times cheaper per gradient), then clips, then the decoder alone.
 
-Every other step of the clips' stage sees twice as many halves, which costs the same and varies more. In that stage twelve of the
-sixteen channels are drawn towards the clip's own pixels, pooled to 16 x 16 and folded into 8 x 8 (the *thumbnail*). Without
-that the latents are a code that decodes well and that a small transformer hardly learns: after 3,400 steps it knew colours,
-but neither shapes nor where things move. The decoder can learn on while the transformer does, because the encoder, and with
-it the latents, stay as they are.
+Every other step of the clips' stage sees twice as many halves, which costs the same and varies more. In that stage twelve
+of the sixteen channels are drawn towards the clip's own pixels, pooled to 16 x 16 and folded into 8 x 8 (the *thumbnail*).
+Without that the latents are a code that decodes well and that a small transformer hardly learns: after 3,400 steps it knew
+colours, but neither shapes nor where things move.
+The decoder can learn on while the transformer does, because the encoder, and with it the latents, stay as they are.
 
 Of what it sees half (of the frames) or a quarter (of the clips) are doodles, so that it can draw things that no sentence
 names. It never sees a star, nor a held-out combination.

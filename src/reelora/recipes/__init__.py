@@ -1,6 +1,6 @@
 """One function per verb: what the command line calls."""
 
-from .config import DataConfig, LoraConfig, PreviewConfig, TrainConfig
+from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
 from .demo import DemoOutcome, DemoPlan, demo
 from .files import write_new_text
 from .generate import generate, read_adapters
@@ -13,11 +13,11 @@ from .train import TrainOutcome, train
 
 __all__ = [
     "POCKET",
+    "AdapterConfig",
     "DataConfig",
     "DemoOutcome",
     "DemoPlan",
     "Listener",
-    "LoraConfig",
     "Precision",
     "PreviewConfig",
     "Silent",

@@ -13,7 +13,7 @@ from reelora.train import LoopConfig
 
 from .machine import Precision
 
-__all__ = ["DataConfig", "LoraConfig", "PreviewConfig", "TrainConfig"]
+__all__ = ["AdapterConfig", "DataConfig", "PreviewConfig", "TrainConfig"]
 
 AsModel = Literal["model"]
 Count = Annotated[int, Field(ge=1)]
@@ -58,7 +58,7 @@ class DataConfig(Settings):
         return ClipSettings(**chosen, min_share=self.min_share)
 
 
-class LoraConfig(Settings):
+class AdapterConfig(Settings):
     """The shape of the adapter."""
 
     rank: Count = 128
@@ -98,6 +98,6 @@ class TrainConfig(Settings):
     """Of the frozen base; the trained weights are always float32."""
     tensorboard: bool = True
     data: DataConfig = DataConfig()
-    lora: LoraConfig = LoraConfig()
+    lora: AdapterConfig = AdapterConfig()
     loop: LoopConfig = LoopConfig()
     preview: PreviewConfig = PreviewConfig()

@@ -19,16 +19,14 @@ def inspect(path: Path) -> dict[str, object]:
 
 
 def _adapter_facts(adapter: Adapter) -> dict[str, object]:
-    scales = sorted({pair.scale for pair in adapter.pairs.values() if pair.scale is not None})
-    shapes = sorted({pair.shape for pair in adapter.pairs.values()})
     return {
         "layout": adapter.layout,
-        "roles": ", ".join(adapter.roles),
+        "roles": list(adapter.roles),
         "modules": len(adapter.pairs),
-        "rank": ", ".join(map(str, adapter.ranks)),
-        "scale": ", ".join(f"{scale:g}" for scale in scales) or "unknown",
-        "scale source": adapter.scale_source,
+        "ranks": list(adapter.ranks),
+        "scales": sorted({pair.scale for pair in adapter.pairs.values() if pair.scale is not None}) or None,
+        "scale_source": adapter.scale_source,
         "parameters": adapter.num_parameters,
-        "layers": ", ".join(f"{out}x{inp}" for out, inp in shapes),
-        **{name.replace("_", " "): value for name, value in adapter.provenance.items() if name != "config"},
+        "layers": sorted({pair.shape for pair in adapter.pairs.values()}),
+        **adapter.provenance,
     }

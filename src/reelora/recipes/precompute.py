@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import torch
 
-from reelora.components import Bundle, encode_prompts, encode_video, fingerprint_of, load_components, to_video
+from reelora.components import Bundle, encode_prompts, encode_video, fingerprint_of, load_components, long_prompts, to_video
 from reelora.data import CachedClips, CacheSettings, CacheSummary, ClipSettings, PromptEncoder, VideoEncoder, list_clips
 from reelora.data import precompute as complete_cache
 
@@ -42,11 +42,14 @@ def precompute(model: str, data: DataConfig, *, device: str, listener: Listener)
             data.cache_folder,
             settings,
             make_video_encoder=lambda: _video_encoder(_loaded(loaded, model, ["vae"], place)),
-            make_prompt_encoder=lambda: _prompt_encoder(_loaded(loaded, model, ["tokenizer", "text_encoder"], place), listener),
+            make_prompt_encoder=lambda: _prompt_encoder(_loaded(loaded, model, ["tokenizer", "text_encoder"], place)),
             on_progress=lambda done, total, name: listener.progress("precompute", done, total, name),
             skip_refused=data.skip_refused,
             video_batch_size=data.encode_batch_size,
         )
+    tokenizer = load_components(find_model(model), roles=["tokenizer"])
+    for prompt in long_prompts(tokenizer, [clip.caption for clip in clips]):
+        listener.say(f"caption too long: {prompt}")
     for line in _report_lines(summary, settings.clip):
         listener.say(line)
     return CachedClips(data.cache_folder)
@@ -68,14 +71,8 @@ def _video_encoder(parts: Bundle) -> VideoEncoder:
     return encode
 
 
-def _prompt_encoder(parts: Bundle, listener: Listener) -> PromptEncoder:
-    def encode(captions: list[str]) -> torch.Tensor:
-        encoded = encode_prompts(parts, captions)
-        for prompt in encoded.long:
-            listener.say(f"caption too long: {prompt}")
-        return encoded.states.cpu()
-
-    return encode
+def _prompt_encoder(parts: Bundle) -> PromptEncoder:
+    return lambda captions: encode_prompts(parts, captions).states.cpu()
 
 
 def _report_lines(summary: CacheSummary, settings: ClipSettings) -> list[str]:

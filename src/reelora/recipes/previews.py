@@ -1,14 +1,16 @@
 """Videos of a training run on its way, which never touch what is trained."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import Tensor
 
-from reelora.components import Bundle, encode_prompts, load_components
+from reelora.components import Bundle, encode_prompts, fingerprint_of, load_components
 from reelora.errors import ReeloraError
 from reelora.generate import Session
+from reelora.tensorio import open_tensors, write_tensors
 
 from . import html
 from .config import TrainConfig
@@ -22,7 +24,7 @@ __all__ = ["Previews"]
 class Previews:
     """Makes the preview videos of a run: at step 0, where the branches do nothing yet, and every so many steps.
 
-    Prompts are encoded before the transformer is loaded, and the VAE is in memory only while a preview is made. A preview
+    Prompts are encoded once, before the transformer is loaded, and the VAE is in memory only while a preview is made. A preview
     that fails is reported and the run goes on.
     """
 
@@ -65,11 +67,18 @@ class Previews:
         return self._folder / f"step-{step:06d}-{index}.mp4"
 
     def _encode(self) -> dict[str, Tensor]:
-        parts = load_components(find_model(self._config.model), roles=["tokenizer", "text_encoder"], device=self._device)
         prompts = ["", *self._config.preview.prompts]
-        states = dict(zip(prompts, encode_prompts(parts, prompts).states.cpu(), strict=True))
+        path = self._folder / "prompts.safetensors"
+        model = find_model(self._config.model)
+        wanted = {"prompts": json.dumps(prompts), "encoder": fingerprint_of(model, "tokenizer", "text_encoder")}
+        if path.exists() and (stored := open_tensors(path)).metadata == wanted:
+            return dict(zip(prompts, stored["states"], strict=True))
+        parts = load_components(model, roles=["tokenizer", "text_encoder"], device=self._device)
+        states = encode_prompts(parts, prompts).states.cpu().contiguous()
         parts.release("text_encoder")
-        return states
+        self._folder.mkdir(parents=True, exist_ok=True)
+        write_tensors(path, {"states": states}, metadata=wanted)
+        return dict(zip(prompts, states, strict=True))
 
     def _make(self, step: int, indices: Sequence[int], parts: Bundle) -> None:
         vae = load_components(find_model(self._config.model), roles=["vae"], device=self._device)

@@ -7,7 +7,7 @@ from pathlib import Path
 from reelora.adapters import read_adapter
 from reelora.errors import ConfigError
 from reelora.generate import Session
-from reelora.recipes.config import DataConfig, LoraConfig, TrainConfig
+from reelora.recipes.config import AdapterConfig, DataConfig, TrainConfig
 from reelora.recipes.files import check_folder
 from reelora.recipes.listener import Listener
 from reelora.recipes.machine import find_device, find_dtype
@@ -103,7 +103,7 @@ def demo_config(folder: Path, plan: DemoPlan, *, device: str, seed: int) -> Trai
         device=device,
         trigger_words=(TRIGGER,),
         data=DataConfig(folder=folder / "clips", held_out=plan.num_held_out, encode_batch_size=4),
-        lora=LoraConfig(rank=64, alpha=64),
+        lora=AdapterConfig(rank=64, alpha=64),
         loop=LoopConfig(
             steps=plan.steps,
             batch_size=8,
