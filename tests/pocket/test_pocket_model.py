@@ -7,7 +7,7 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 
 from reelora.generate import Session
 from reelora.pocket import COLOURS, MODEL, SHAPES, judge
-from reelora.pocket.evaluate import prompts, score_prompts, scores, vae_fidelity
+from reelora.pocket.evaluate import prompts, score_prompts, scores, vae_figures
 
 LARGEST = 16 * 1024**2
 
@@ -55,9 +55,15 @@ def test_stock_diffusers_and_our_session_make_the_same_video(pipeline):
 
 
 def test_the_vae_reconstructs_clips_it_never_saw(pipeline):
-    assert vae_fidelity(pipeline.vae, num_clips=17) >= 28
+    assert vae_figures(pipeline.vae, num_clips=17)["psnr_db"] >= 28
 
 
+@pytest.mark.slow
+def test_the_judge_is_right_on_reconstructions(pipeline):
+    assert vae_figures(pipeline.vae)["shape"] >= 0.95
+
+
+@pytest.mark.slow
 def test_it_draws_what_a_prompt_asks_for():
     wanted, texts = zip(*prompts(held_out=False, count=20, seed=77), strict=True)
     clips = Session(MODEL).generate(texts, seed=300, batch_size=20)

@@ -12,7 +12,7 @@ from .clips import BACKGROUNDS, COLOURS, MOTIONS, OUTLINES, Combination, draw, k
 from .judge import Verdict, judge
 from .train_vae import psnr, to_video
 
-__all__ = ["GUIDANCE", "STEPS", "confusion", "generate_clips", "prompts", "scores", "vae_fidelity"]
+__all__ = ["GUIDANCE", "STEPS", "confusion", "generate_clips", "prompts", "scores", "vae_figures"]
 
 STEPS = 20
 GUIDANCE = 4.0
@@ -34,19 +34,23 @@ def confusion(*, per_shape: int = 200, seed: int = 7) -> dict[str, Counter]:
     return table
 
 
-def vae_fidelity(vae: AutoencoderKLCogVideoX, *, num_clips: int = 64, seed: int = 8) -> float:
-    """Mean PSNR in dB over clips of held-out combinations, encoded to the posterior mean and decoded."""
+def vae_figures(vae: AutoencoderKLCogVideoX, *, num_clips: int = 64, seed: int = 8) -> dict[str, float]:
+    """Of clips of held-out combinations, encoded to the posterior mean and decoded: mean PSNR in dB, and what the judge sees.
+
+    Where the judge errs here, it will on every video that the model makes.
+    """
     rng = np.random.default_rng(seed)
     combinations = known_combinations(held_out=True)
     scenes = [sample_scene(rng, combinations[i % len(combinations)]) for i in range(num_clips)]
-    values = []
+    values, verdicts = [], []
     for first in range(0, num_clips, 16):
         video = to_video(np.stack([draw(scene) for scene in scenes[first : first + 16]]))
         with torch.inference_mode():
-            posterior = vae.encode(video.to(vae.dtype), return_dict=False)[0]
-            drawn = vae.decode(posterior.mode(), return_dict=False)[0]
-        values.append(psnr(drawn.clamp(-1, 1), video))
-    return float(torch.cat(values).mean())
+            posterior = vae.encode(video.to(vae.device, vae.dtype), return_dict=False)[0]
+            drawn = vae.decode(posterior.mode(), return_dict=False)[0].cpu().float().clamp(-1, 1)
+        values.append(psnr(drawn, video))
+        verdicts += [judge(clip) for clip in ((drawn + 1) * 127.5).round().to(torch.uint8).movedim(1, -1).numpy()]
+    return {"psnr_db": float(torch.cat(values).mean()), **scores([scene.combination for scene in scenes], verdicts)}
 
 
 def prompts(*, held_out: bool, count: int, seed: int = 9) -> list[tuple[Combination, str]]:
@@ -78,7 +82,7 @@ def generate_clips(
             output_type="np",
             return_dict=False,
         )[0]
-        yield from np.rint(frames * 255).astype(np.uint8)
+        yield from np.rint(np.nan_to_num(frames) * 255).astype(np.uint8)
 
 
 def scores(wanted: Sequence[Combination], verdicts: Iterable[Verdict]) -> dict[str, float]:

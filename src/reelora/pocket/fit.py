@@ -11,7 +11,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Plan", "average_of", "fit"]
+__all__ = ["Plan", "average_of", "fit", "placed"]
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -41,9 +41,15 @@ def _write_atomically(path: Path, state: dict) -> None:
     fresh.replace(path)
 
 
+def placed(model: Model, device: torch.device) -> Model:
+    """The same model, moved in place."""
+    nn.Module.to(model, device)  # diffusers' own method is typed as a function without its model
+    return model
+
+
 def average_of(model: Model, folder: Path) -> Model:
     """Put the averaged weights of the newest checkpoint in ``folder`` into ``model``."""
-    state = torch.load(folder / "checkpoint.pt", mmap=True)
+    state = torch.load(folder / "checkpoint.pt", map_location="cpu", mmap=True)
     model.load_state_dict(state["average"])
     return model
 
@@ -68,7 +74,7 @@ def fit(
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     first, seconds = 0, 0.0
     if checkpoint.exists():
-        state = torch.load(checkpoint)
+        state = torch.load(checkpoint, map_location=next(model.parameters()).device)
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         average, first, seconds = state["average"], state["step"], state["seconds"]

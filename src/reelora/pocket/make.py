@@ -19,8 +19,8 @@ from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 from torch import Tensor
 
 from .clips import Scene
-from .evaluate import confusion, score_prompts, vae_fidelity
-from .fit import average_of
+from .evaluate import confusion, score_prompts, vae_figures
+from .fit import average_of, placed
 from .tokenizer import build_tokenizer
 from .train_transformer import Denoiser, build_denoiser, build_scheduler, encode_clips, train_denoiser
 from .train_vae import train_decoder, train_vae, trained_vae
@@ -29,6 +29,12 @@ __all__ = ["main"]
 
 SEED = 0
 _MEASURE_EVERY = 1000
+QUESTIONS: Mapping[str, dict] = {
+    "known": {"held_out": False, "count": 200},
+    "held_out": {"held_out": True, "count": 200},
+    "known_padded_to_226": {"held_out": False, "count": 60, "text_length": 226},
+}
+"""What the finished model is asked, by the name of its row."""
 
 
 def _assemble(vae: AutoencoderKLCogVideoX, denoiser: Denoiser, dtype: torch.dtype = torch.float32) -> CogVideoXPipeline:
@@ -42,26 +48,32 @@ def _trained_vae(folder: Path, std: float) -> AutoencoderKLCogVideoX:
     return vae
 
 
-def _measure(folder: Path, std: float) -> Callable[[int, Mapping[str, Tensor]], Mapping[str, float]]:
+def _measure(folder: Path, std: float, device: torch.device) -> Callable[[int, Mapping[str, Tensor]], Mapping[str, float]]:
     def measure(step: int, average: Mapping[str, Tensor]) -> Mapping[str, float]:
         if step % _MEASURE_EVERY:
             return {}
         denoiser = build_denoiser(len(build_tokenizer())).eval()
         denoiser.load_state_dict(average)
-        pipeline = _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16)
+        pipeline = _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16).to(device)
         return score_prompts(pipeline, held_out=False, count=60, first_seed=step)
 
     return measure
 
 
-def _evaluate(model: Path, report: Callable[[str], None]) -> dict:
-    pipeline = CogVideoXPipeline.from_pretrained(model, dtype=torch.bfloat16)
-    figures: dict = {"vae_psnr_db": vae_fidelity(pipeline.vae)}
-    for name, options in (
-        ("known", {"held_out": False, "count": 200}),
-        ("held_out", {"held_out": True, "count": 200}),
-        ("known_padded_to_226", {"held_out": False, "count": 60, "text_length": 226}),
-    ):
+def _encode(folder: Path, device: torch.device, report: Callable[[str], None]) -> dict:
+    """The latents of the training clips with their scenes, made if they are not there yet."""
+    path = folder / "latents.pt"
+    if not path.exists():
+        vae = placed(trained_vae(folder / "vae"), device)
+        report(f"vae: {vae_figures(vae)} on held-out clips")
+        encode_clips(vae, path, seed=SEED, report=report)
+    return torch.load(path)
+
+
+def _evaluate(model: Path, device: torch.device, report: Callable[[str], None]) -> dict:
+    pipeline = CogVideoXPipeline.from_pretrained(model, dtype=torch.bfloat16).to(device)
+    figures: dict = {"vae": vae_figures(pipeline.vae)}
+    for name, options in QUESTIONS.items():
         started = time.monotonic()
         figures[name] = score_prompts(pipeline, first_seed=10_000, **options)
         figures[name]["seconds_per_clip"] = round((time.monotonic() - started) / options["count"], 2)
@@ -70,26 +82,21 @@ def _evaluate(model: Path, report: Callable[[str], None]) -> dict:
     return figures
 
 
-def main(folder: Path, report: Callable[[str], None]) -> None:
+def main(folder: Path, device: torch.device, report: Callable[[str], None]) -> None:
     """Run every stage that is not done yet; the model lands in ``folder/model``, its figures in ``folder/figures.json``."""
-    train_vae(folder / "vae", seed=SEED, report=report)
-    encoded = folder / "latents.pt"
-    if not encoded.exists():
-        vae = trained_vae(folder / "vae")
-        report(f"vae: {vae_fidelity(vae):.2f} dB on held-out clips")
-        encode_clips(vae, encoded, seed=SEED, report=report)
-    data = torch.load(encoded)
-    scenes = [Scene(**row) for row in data["scenes"]]
-    std = data["std"]
-    train_denoiser(data["latents"] / std, scenes, folder / "denoiser", seed=SEED, report=report, measure=_measure(folder, std))
-    train_decoder(folder / "vae", seed=SEED, report=report)
+    train_vae(folder / "vae", seed=SEED, device=device, report=report)
+    data = _encode(folder, device, report)
+    scenes, std = [Scene(**row) for row in data["scenes"]], data["std"]
+    measure = _measure(folder, std, device)
+    train_denoiser(data["latents"] / std, scenes, folder / "denoiser", seed=SEED, device=device, report=report, measure=measure)
+    train_decoder(folder / "vae", seed=SEED, device=device, report=report)
     denoiser = average_of(build_denoiser(len(build_tokenizer())), folder / "denoiser").eval()
     _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16).save_pretrained(folder / "model")
-    figures = _evaluate(folder / "model", report)
+    figures = _evaluate(folder / "model", device, report)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":
     np.seterr(all="raise", under="ignore")
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    main(Path(sys.argv[1]), logging.getLogger(__name__).info)
+    main(Path(sys.argv[1]), torch.device("cuda" if torch.cuda.is_available() else "cpu"), logging.getLogger(__name__).info)

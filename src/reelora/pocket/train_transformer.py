@@ -6,6 +6,7 @@ padding tokens varies as well, because stock pipelines pad to 226 while ours pad
 """
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -105,9 +106,9 @@ def encode_clips(vae: AutoencoderKLCogVideoX, path: Path, *, seed: int, report: 
     for first in range(0, _NUM_CLIPS, at_once):
         rng = np.random.default_rng([seed, 1, first])
         batch = [sample_scene(rng, combinations[(first + i) % len(combinations)]) for i in range(at_once)]
-        video = to_video(np.stack([draw(scene) for scene in batch]))
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16):
-            latents.append(vae.encode(video, return_dict=False)[0].mean.movedim(2, 1).half())
+        video = to_video(np.stack([draw(scene) for scene in batch])).to(vae.device)
+        with torch.inference_mode(), torch.autocast(video.device.type, torch.bfloat16):
+            latents.append(vae.encode(video, return_dict=False)[0].mean.movedim(2, 1).half().cpu())
         scenes += batch
         if first % 1000 == 0:
             report(f"encoded {first} of {_NUM_CLIPS}")
@@ -128,10 +129,10 @@ class _Float32Attention(TorchFunctionMode):
             return func(query, key, value, *args[3:], **(kwargs or {})).to(args[0].dtype)
 
 
-def rotary_positions(denoiser: Denoiser, num_latent_frames: int) -> tuple[Tensor, Tensor]:
+def rotary_positions(denoiser: Denoiser, num_latent_frames: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """The rotary table that the stock pipeline computes for clips of the pocket size."""
     pipeline = CogVideoXPipeline(None, None, None, denoiser.transformer, build_scheduler())  # pyright: ignore
-    return pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, num_latent_frames, torch.device("cpu"))
+    return pipeline._prepare_rotary_positional_embeddings(SIZE, SIZE, num_latent_frames, device)
 
 
 def _text_length(rng: Generator) -> int:
@@ -146,15 +147,17 @@ def train_denoiser(
     folder: Path,
     *,
     seed: int,
+    device: torch.device,
     report: Callable[[str], None],
     measure: Callable[[int, Mapping[str, Tensor]], Mapping[str, float]],
 ) -> None:
     """Train on scaled ``latents (n, f, c, h, w)``; a tenth of the captions is empty, for guidance."""
     torch.manual_seed(seed)
     tokenizer: T5Tokenizer = build_tokenizer()
-    denoiser = build_denoiser(len(tokenizer))
-    positions = rotary_positions(denoiser, latents.shape[1])
+    denoiser = build_denoiser(len(tokenizer)).to(device)
+    positions = rotary_positions(denoiser, latents.shape[1], device)
     alphas = build_scheduler().alphas_cumprod.float()
+    attention = _Float32Attention if device.type == "cpu" else nullcontext
 
     def loss(step: int) -> Mapping[str, Tensor]:
         rng = np.random.default_rng([seed, 2, step])
@@ -171,9 +174,11 @@ def train_denoiser(
         alpha = alphas[timesteps].view(-1, 1, 1, 1, 1)
         noisy = alpha.sqrt() * clean + (1 - alpha).sqrt() * noise
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * clean
-        with _Float32Attention(), torch.autocast("cpu", torch.bfloat16):
-            states = denoiser.text_encoder(tokens)[0]
-            predicted = denoiser.transformer(noisy, states, timesteps, image_rotary_emb=positions, return_dict=False)[0]
-        return {"loss": (predicted.float() - velocity).square().mean()}
+        with attention(), torch.autocast(device.type, torch.bfloat16):
+            states = denoiser.text_encoder(tokens.to(device))[0]
+            predicted = denoiser.transformer(
+                noisy.to(device), states, timesteps.to(device), image_rotary_emb=positions, return_dict=False
+            )[0]
+        return {"loss": (predicted.float() - velocity.to(device)).square().mean()}
 
     fit(denoiser, loss, PLAN, folder, report=report, measure=measure)

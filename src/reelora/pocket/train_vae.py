@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d
 
 from .clips import NUM_FRAMES, SIZE, draw, draw_doodle, known_combinations, sample_scene
-from .fit import Plan, average_of, fit
+from .fit import Plan, average_of, fit, placed
 
 __all__ = ["CLIPS", "DECODER", "FRAMES", "build_vae", "psnr", "to_video", "train_decoder", "train_vae", "trained_vae"]
 
@@ -83,7 +83,7 @@ def thumbnail(video: Tensor) -> Tensor:
 
 
 def _loss(vae: AutoencoderKLCogVideoX, video: Tensor, noise: torch.Generator) -> Mapping[str, Tensor]:
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(video.device.type, torch.bfloat16):
         posterior = vae.encode(video, return_dict=False)[0]
         drawn = vae.decode(posterior.sample(noise), return_dict=False)[0]
     error = drawn.float() - video
@@ -111,26 +111,26 @@ def _noise(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def train_vae(folder: Path, *, seed: int, report: Callable[[str], None]) -> None:
+def train_vae(folder: Path, *, seed: int, device: torch.device, report: Callable[[str], None]) -> None:
     """Train the first two stages into ``folder/frames`` and ``folder/clips``, each resumed where it stopped."""
     torch.manual_seed(seed)
-    vae = build_vae()
+    vae = placed(build_vae(), device)
     for stage, plan, batch in (("frames", FRAMES, _frames_batch), ("clips", CLIPS, _clips_batch)):
 
         def loss(step: int, batch: Callable[[int, int], np.ndarray] = batch) -> Mapping[str, Tensor]:
-            return _loss(vae, to_video(batch(seed, step)), _noise(seed, step))
+            return _loss(vae, to_video(batch(seed, step)).to(device), _noise(seed, step))
 
         fit(vae, loss, plan, folder / stage, report=lambda line, stage=stage: report(f"{stage}: {line}"))
 
 
-def train_decoder(folder: Path, *, seed: int, report: Callable[[str], None]) -> None:
+def train_decoder(folder: Path, *, seed: int, device: torch.device, report: Callable[[str], None]) -> None:
     """Train the decoder alone into ``folder/decoder``, on what the encoder of the clips' stage says."""
-    vae = average_of(build_vae(), folder / "clips").requires_grad_(False)
+    vae = placed(average_of(build_vae(), folder / "clips"), device).requires_grad_(False)
     decoder = vae.get_submodule("decoder").requires_grad_(True)
 
     def loss(step: int) -> Mapping[str, Tensor]:
-        video = to_video(_clips_batch(seed + 1, step))
-        with torch.autocast("cpu", torch.bfloat16):
+        video = to_video(_clips_batch(seed + 1, step)).to(device)
+        with torch.autocast(device.type, torch.bfloat16):
             latents = vae.encode(video, return_dict=False)[0].sample(_noise(seed, step))
             error = vae.decode(latents, return_dict=False)[0].float() - video
         squared = error.square().mean()
