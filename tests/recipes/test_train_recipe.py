@@ -95,7 +95,7 @@ def test_a_complete_cache_loads_neither_text_encoder_nor_vae(config, loaded):
     recipes.precompute(config.model, config.data, device="cpu", listener=Silent())
     loaded.clear()
     recipes.train(config, listener=Silent())
-    assert {role for role, _ in loaded} == {"transformer", "scheduler"}
+    assert {role for role, _ in loaded} == {"transformer", "scheduler", "tokenizer"}
 
 
 def test_encoders_leave_memory_before_training_starts(config, loaded):

@@ -14,8 +14,8 @@ CODECS = {".mp4": "libx264", ".mov": "libx264", ".mkv": "libx264", ".ts": "libx2
 
 
 def grey(index: int, *, height: int = 32, width: int = 48) -> np.ndarray:
-    """A plain picture whose brightness says which one of a film it is."""
-    return np.full((height, width, 3), 20 + 8 * index, np.uint8)
+    """A plain picture whose brightness says which one of a film of at most 29 it is."""
+    return np.full((height, width, 3), 20 + 8 * (index % 29), np.uint8)
 
 
 def which(frames) -> list[int]:

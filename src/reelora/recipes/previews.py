@@ -68,7 +68,7 @@ class Previews:
 
     def _encode(self) -> dict[str, Tensor]:
         prompts = ["", *self._config.preview.prompts]
-        path = self._folder / "prompts.safetensors"
+        path = self._config.output / "preview-prompts.safetensors"
         model = find_model(self._config.model)
         wanted = {"prompts": json.dumps(prompts), "encoder": fingerprint_of(model, "tokenizer", "text_encoder")}
         if path.exists() and (stored := open_tensors(path)).metadata == wanted:
@@ -76,7 +76,7 @@ class Previews:
         parts = load_components(model, roles=["tokenizer", "text_encoder"], device=self._device)
         states = encode_prompts(parts, prompts).states.cpu().contiguous()
         parts.release("text_encoder")
-        self._folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_tensors(path, {"states": states}, metadata=wanted)
         return dict(zip(prompts, states, strict=True))
 
