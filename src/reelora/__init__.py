@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from reelora.adapters import Adapter, LoraSpec, Pair, read_adapter, write_adapter
+    from reelora.adapters import Adapter, LoraSpec, Pair, diff, extract, merge, read_adapter, resize, write_adapter
     from reelora.components import Bundle, load_components
     from reelora.errors import ReeloraError, UnknownScaleError
     from reelora.generate import Clip, Session
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "adapters": ("Adapter", "LoraSpec", "Pair", "read_adapter", "write_adapter"),
+    "adapters": ("Adapter", "LoraSpec", "Pair", "diff", "extract", "merge", "read_adapter", "resize", "write_adapter"),
     "components": ("Bundle", "load_components"),
     "errors": ("ReeloraError", "UnknownScaleError"),
     "generate": ("Clip", "Session"),
@@ -33,9 +33,13 @@ __all__ = [
     "attach",
     "collect",
     "detach",
+    "diff",
+    "extract",
     "load_components",
     "load_into",
+    "merge",
     "read_adapter",
+    "resize",
     "using",
     "write_adapter",
 ]

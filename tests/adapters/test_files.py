@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from peft.tuners.tuners_utils import check_target_module_exists
 
 from reelora.adapters import Adapter, LoraSpec, Pair, largest_difference, read_adapter, write_adapter
-from reelora.errors import AdapterError, ConfigError, FileFormatError, ReeloraError
+from reelora.errors import AdapterError, ConfigError, ReeloraError
 
 Q = "transformer.transformer_blocks.0.attn1.to_q"
 
@@ -47,7 +47,7 @@ def test_a_folder_with_exactly_one_file_is_as_good_as_the_file(adapter, path):
     write_adapter(adapter, path)
     assert largest_difference(adapter, read_adapter(path.parent)) == 0.0
     write_adapter(adapter, path.with_name("second.safetensors"))
-    with pytest.raises(FileFormatError, match=r"second\.safetensors"):
+    with pytest.raises(AdapterError, match=r"second\.safetensors"):
         read_adapter(path.parent)
 
 
@@ -68,7 +68,7 @@ def test_without_a_word_about_alpha_the_scale_is_unknown(path):
     assert adapter.scale_source.startswith("unknown")
 
 
-@pytest.mark.parametrize("header", [{}, {"transformer.r": 4}, {"r": 4, "lora_alpha": 2}, {"unet.r": 4, "unet.lora_alpha": 2}])
+@pytest.mark.parametrize("header", [{}, {"transformer.r": 4}, {"unet.r": 4, "unet.lora_alpha": 2}])
 def test_a_header_that_does_not_tell_this_roles_alpha_tells_nothing(path, header):
     assert read_adapter(save(path, tensors(), header)).pairs[Q].scale is None
 
@@ -113,7 +113,7 @@ def test_a_named_producer_tells_the_scale_of_a_silent_file(path):
 def test_a_producer_that_contradicts_the_file_is_refused(path):
     with pytest.raises(AdapterError, match=r"cogvideo-finetune always uses rank 128, the file has 4"):
         read_adapter(save(path, tensors()), producer="cogvideo-finetune")
-    with pytest.raises(AdapterError, match=r"1 pairs have another scale by the header than by sat"):
+    with pytest.raises(AdapterError, match=r"1 pairs have another scale by the file than by sat"):
         read_adapter(save(path, tensors(), {"transformer.r": 4, "transformer.lora_alpha": 4}), producer="sat")
 
 
@@ -146,12 +146,14 @@ A, B = f"{Q}.lora_A.weight", f"{Q}.lora_B.weight"
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda t: t.pop(B), rf"1 pairs lack their other half: {A}"),
-        (lambda t: t.update(stray=torch.ones(1)), "1 tensors are no part of a pair: stray"),
-        (lambda t: t.update({f"{Q}.alpha": torch.ones(1)}), "1 tensors are no part of a pair"),
-        (lambda t: t.update({f"{Q}.lora_B.bias": torch.ones(6)}), "1 tensors are no part of a pair"),
-        (lambda t: t.update({f"{Q}.dora_scale": torch.ones(6, 1)}), "1 tensors are no part of a pair"),
-        (lambda t: t.update({"../transformer.x.lora_A.weight": torch.ones(1, 1)}), "1 tensors are no part of a pair"),
+        (lambda t: t.pop(B), rf"1 pairs lack their other half: {Q} lacks B"),
+        (lambda t: t.update(stray=torch.ones(1)), "1 tensors have names that this layout has not: stray"),
+        (lambda t: t.update({f"{Q}.lora_B.bias": torch.ones(6)}), "1 tensors are no LoRA but a bias"),
+        (lambda t: t.update({f"{Q}.dora_scale": torch.ones(5, 1)}), r"dora_scale is \(5, 1\)"),
+        (
+            lambda t: t.update({"../transformer.x.lora_A.weight": torch.ones(1, 1)}),
+            "1 tensors have names that this layout has not",
+        ),
         (lambda t: t.update({A: torch.ones(3, 8)}), r"1 pairs do not fit together: .*\(3, 8\) and B \(6, 4\)"),
         (lambda t: t.update({A: torch.ones(4, 8, 1, 1)}), "both have to be matrices"),
         (lambda t: t.clear(), "no pair at all"),
@@ -167,8 +169,11 @@ def test_every_doubtful_set_of_tensors_is_refused(path, change, message):
 @pytest.mark.parametrize(
     ("header", "message"),
     [
-        ({"r": 8, "lora_alpha": 4}, r"1 pairs have another rank than the header says: .*to_q \(4, not 8\)"),
-        ({"r": 4, "lora_alpha": 4, "use_dora": True}, "use_dora=True: the adapter is a DoRA"),
+        (
+            {"r": 8, "lora_alpha": 4},
+            r"1 pairs have another rank than the file's lora_adapter_metadata says: .*to_q \(4, not 8\)",
+        ),
+        ({"r": 4, "lora_alpha": 4, "use_dora": True}, "says use_dora, but no module has the norms"),
         ({"r": 4, "lora_alpha": 4, "init_lora_weights": "pissa_niter_4"}, "also changed the base's weights"),
         ({"r": 4, "lora_alpha": 4, "bias": "all"}, "bias='all'"),
         ({"r": 4, "lora_alpha": -1}, "alpha is -1"),
@@ -217,7 +222,7 @@ def test_everything_wrong_is_listed_at_once(path):
     wrong = {**tensors(), "stray": torch.ones(1), "unet.x.lora_A.weight": torch.ones(1, 1)}
     with pytest.raises(AdapterError) as caught:
         read_adapter(save(path, wrong, {"transformer.r": 4, "transformer.lora_alpha": 0}))
-    assert all(part in str(caught.value) for part in ("stray", "unet.x.lora_A.weight", "alpha is 0", str(path)))
+    assert all(part in str(caught.value) for part in ("stray", "unet.x lacks B", "alpha is 0", str(path)))
 
 
 JSON = st.recursive(

@@ -1,29 +1,54 @@
 """A LoRA as data: what it is made of, how strong it is, and its file."""
 
-from .adapter import ROLES, Adapter, FactorA, FactorB, Pair, Update, split_role
+from .adapter import ROLES, Adapter, split_role
 from .advice import Advice, share_of_layer
+from .algebra import METHODS, Kept, changed_elsewhere, diff, energy_kept, extract, merge, resize, spectrum
+from .base import base_of
 from .compare import largest_difference, relative_difference
+from .pair import FactorA, FactorB, Magnitude, Pair, Update
 from .producers import PRODUCERS, Producer
 from .read import read_adapter
+from .report import ModuleReport, advice_on, check_fits, content_hash, facts_of, report_modules
 from .spec import ATTENTION_TARGETS, LoraSpec
-from .write import write_adapter
+from .write import PROOFS, WRITTEN, Written, write_adapter, write_with_report
 
 __all__ = [
     "ATTENTION_TARGETS",
+    "METHODS",
     "PRODUCERS",
+    "PROOFS",
     "ROLES",
+    "WRITTEN",
     "Adapter",
     "Advice",
     "FactorA",
     "FactorB",
+    "Kept",
     "LoraSpec",
+    "Magnitude",
+    "ModuleReport",
     "Pair",
     "Producer",
     "Update",
+    "Written",
+    "advice_on",
+    "base_of",
+    "changed_elsewhere",
+    "check_fits",
+    "content_hash",
+    "diff",
+    "energy_kept",
+    "extract",
+    "facts_of",
     "largest_difference",
+    "merge",
     "read_adapter",
     "relative_difference",
+    "report_modules",
+    "resize",
     "share_of_layer",
+    "spectrum",
     "split_role",
     "write_adapter",
+    "write_with_report",
 ]

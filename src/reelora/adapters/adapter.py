@@ -1,30 +1,22 @@
 """An adapter: the pairs of its modules, how strong they are, and where they come from."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TypeVar
 
-import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from reelora.errors import AdapterError, ConfigError, UnknownScaleError, first_few, nearest
+from reelora.layouts import ROLES
 
+from .pair import Pair, Update
 from .producers import PRODUCERS
 from .spec import LoraSpec
 
-__all__ = ["ROLES", "Adapter", "FactorA", "FactorB", "Pair", "Update", "by_role", "pair_problem", "split_role"]
-
-ROLES = ("transformer", "unet", "text_encoder", "text_encoder_2")
-"""The parts of a pipeline that an adapter may change; every module name begins with one."""
+__all__ = ["ROLES", "Adapter", "Pair", "by_role", "split_role"]
 
 T = TypeVar("T")
-
-FactorA = Float[Tensor, "r i"]
-FactorB = Float[Tensor, "o r"]
-Update = Float[Tensor, "o i"]
 
 
 def split_role(name: str) -> tuple[str, str]:
@@ -40,54 +32,6 @@ def by_role(values: Mapping[str, T]) -> dict[str, dict[str, T]]:
         role, path = split_role(name)
         roles.setdefault(role, {})[path] = value
     return roles
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class Pair:
-    """The factors of one module's update ``scale * B @ A``: A ``(r, in)``, B ``(out, r)``; scale None while nobody knows it.
-
-    Raises AdapterError when the shapes do not fit together or the scale is no finite number.
-    """
-
-    a: FactorA
-    b: FactorB
-    scale: float | None
-
-    def __post_init__(self) -> None:
-        if problem := pair_problem(tuple(self.a.shape), tuple(self.b.shape)):
-            raise AdapterError(problem)
-        if self.scale is not None and not math.isfinite(self.scale):
-            raise AdapterError(f"The scale of a pair is {self.scale}: it has to be a finite number, or None if unknown.")
-
-    @property
-    def rank(self) -> int:
-        return self.a.shape[0]
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(out, in) of the module."""
-        return self.b.shape[0], self.a.shape[1]
-
-    @property
-    def num_parameters(self) -> int:
-        return self.a.numel() + self.b.numel()
-
-    @property
-    def is_finite(self) -> bool:
-        """Whether no value is NaN or infinite (reads all of them)."""
-        return bool(torch.isfinite(self.a).all() and torch.isfinite(self.b).all())
-
-    def __repr__(self) -> str:
-        return f"Pair({self.shape[0]} x {self.shape[1]}, rank {self.rank}, scale {self.scale}, {self.a.dtype})"
-
-
-def pair_problem(a: tuple[int, ...], b: tuple[int, ...]) -> str:
-    """What is wrong with the shapes of A and B; empty if nothing."""
-    if len(a) != 2 or len(b) != 2:
-        return f"A is {a} and B {b}: both have to be matrices, A (rank, in) and B (out, rank)"
-    if a[0] != b[1] or not a[0]:
-        return f"A is {a} and B {b}: the rank, first of A and second of B, has to be the same and at least 1"
-    return ""
 
 
 @dataclass(frozen=True, eq=False, repr=False, kw_only=True)
@@ -106,12 +50,14 @@ class Adapter:
     """Which rule says how strong it is, in words."""
     provenance: Mapping[str, str] = field(default_factory=dict)
     """Where it comes from: base fingerprint, data and config hash, version, trigger words ..."""
+    tokens: Mapping[str, Tensor] = field(default_factory=dict)
+    """Textual-inversion embeddings that came with it, by word (``<s1>``)."""
 
     def __post_init__(self) -> None:
         if problems := _problems(self):
             raise AdapterError("This is no adapter:\n" + "\n".join(f"- {problem}" for problem in problems))
-        object.__setattr__(self, "pairs", MappingProxyType(dict(self.pairs)))
-        object.__setattr__(self, "provenance", MappingProxyType(dict(self.provenance)))
+        for name in ("pairs", "provenance", "tokens"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -128,21 +74,28 @@ class Adapter:
     def num_parameters(self) -> int:
         return sum(pair.num_parameters for pair in self.pairs.values())
 
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of A and B of all pairs."""
+        return sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
+
     def delta(self, name: str) -> Update:
         """The dense update ``scale * B @ A`` of one module at strength 1, in float32.
 
-        Raises ConfigError for a name it has not, UnknownScaleError while the scale is unknown, AdapterError for NaN or Inf.
+        Raises ConfigError for a name it has not, UnknownScaleError while the scale is unknown, AdapterError for NaN or Inf and
+        for a DoRA, whose update depends on the base.
         """
         if name not in self.pairs:
             raise ConfigError(f"The adapter has no pair for {name!r}: {nearest(name, self.pairs)}")
         self.check_usable([name])
+        self.check_plain([name])
         pair = self.pairs[name]
         return (pair.b.float() @ pair.a.float()).mul_(_known(pair.scale))
 
-    def check_usable(self, names: list[str] | None = None) -> None:
+    def check_usable(self, names: Iterable[str] | None = None) -> None:
         """Raise unless every scale is known (UnknownScaleError) and every value finite (AdapterError)."""
         self.check_scale()
-        pairs = self.pairs if names is None else {name: self.pairs[name] for name in names}
+        pairs = self._chosen(names)
         if bad := [name for name, pair in pairs.items() if not pair.is_finite]:
             raise AdapterError(
                 f"{len(bad)} of {len(pairs)} pairs hold NaN or infinite values: {first_few(bad)}. "
@@ -158,9 +111,20 @@ class Adapter:
                 f"or with producer= if one of these made it: {', '.join(PRODUCERS)}."
             )
 
+    def check_plain(self, names: Iterable[str] | None = None) -> None:
+        """Raise AdapterError if a pair is a DoRA, whose update is not ``scale * B @ A``."""
+        if doras := [name for name, pair in self._chosen(names).items() if pair.magnitude]:
+            raise AdapterError(
+                f"{len(doras)} pairs are a {self.pairs[doras[0]].magnitude}: {first_few(doras)}. "
+                "The update of a DoRA depends on the weights of its base, so it cannot be had from the adapter alone."
+            )
+
     def with_provenance(self, **entries: str) -> "Adapter":
         """The same adapter with these entries of its provenance added or replaced."""
         return replace(self, provenance={**self.provenance, **entries})
+
+    def _chosen(self, names: Iterable[str] | None) -> Mapping[str, Pair]:
+        return self.pairs if names is None else {name: self.pairs[name] for name in names}
 
     def __repr__(self) -> str:
         ranks = ", ".join(map(str, self.ranks))

@@ -57,7 +57,6 @@ NO_PLAIN_LORA = {
     "target_parameters": "adapts bare parameters",
     "trainable_token_indices": "also holds token embeddings",
     "use_bdlora": "is block diagonal",
-    "use_dora": "is a DoRA: it also rescales the base's columns",
     "use_qalora": "pools its input",
 }
 """Settings under which the update is not ``scale * B @ A``, and why."""

@@ -1,83 +1,135 @@
-"""Adapter files into adapters."""
+"""Adapter files of every dialect into adapters."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from reelora.errors import AdapterError, ConfigError, first_few, nearest
-from reelora.tensorio import TensorStore, open_tensors
+from torch import Tensor
 
-from . import keys
-from .adapter import Adapter, Pair, by_role, pair_problem, split_role
-from .header import provenance_of, specs_of
+from reelora.errors import AdapterError, ConfigError, nearest
+from reelora.layouts import Reading, Slot, detect
+
+from .adapter import Adapter, by_role
+from .checks import alphas_of, dims_of, module_problems, producer_problems, told_problems
+from .claims import Claim, Dims, claims_of, contradictions
+from .forms import form_of, magnitude_of
+from .header import provenance_of
+from .pair import Pair
 from .producers import PRODUCERS
+from .source import Source, open_source
 from .spec import LoraSpec
 
-__all__ = ["read_adapter"]
-
-Sides = Mapping[str, Mapping[keys.Side, str]]
-Specs = Mapping[str, LoraSpec]
-"""The spec of every role whose strength is known."""
+__all__ = ["adapter_of", "read_adapter"]
 
 
-def read_adapter(path: str | Path, *, alpha: float | None = None, producer: str | None = None) -> Adapter:
-    """The adapter in a safetensors file of diffusers' layout, or in a folder that holds exactly one; values stay in the file.
+def read_adapter(
+    path_or_id: str | Path,
+    *,
+    alpha: float | None = None,
+    producer: str | None = None,
+    sat_config: str | Path | Sequence[str | Path] = (),
+) -> Adapter:
+    """The adapter in a file of any layout, in a folder that holds one, or at a hub id; values stay in the file.
 
-    The scale is what ``alpha`` says, else what the header's ``lora_adapter_metadata`` says, else what the named ``producer``
-    always uses. If none of them speaks it is unknown: the adapter can be looked at, but not used or written.
-    Raises AdapterError with everything that is wrong with the tensors and the header, ConfigError for an impossible ``alpha``
-    or an unknown ``producer``, FileFormatError for a file that is no safetensors, OSError if there is none.
+    The scale is what ``alpha`` says; else what the file says of itself (alpha tensors, ``adapter_config.json``, its header,
+    the YAMLs of a SAT training given as ``sat_config``), where two that speak must agree; else what the named ``producer``
+    always uses; else what the format defines. If none of them speaks it is unknown: the adapter can be looked at, but not used
+    or written.
+
+    Raises AdapterError with everything that is wrong with names, shapes and scale, ConfigError for an impossible ``alpha`` or
+    an unknown ``producer``, FileFormatError for a file that is no safetensors or torch file, OSError if there is none.
     """
     _check_arguments(alpha, producer)
-    store = open_tensors(Path(path))
-    sides, strangers = keys.pair_up(store)
-    whole = {name: side for name, side in sides.items() if len(side) == 2}
-    told, problems = specs_of(store.metadata, whole)
-    problems += _key_problems(sides, strangers, store.shapes)
+    configs = (sat_config,) if isinstance(sat_config, str | Path) else tuple(sat_config)
+    return adapter_of(open_source(path_or_id, sat_config=configs), alpha=alpha, producer=producer)
+
+
+def adapter_of(source: Source, *, alpha: float | None = None, producer: str | None = None) -> Adapter:
+    """The adapter that the tensors and settings of a source are."""
+    reading = detect(source.shapes, source.metadata)
+    problems, sound = module_problems(reading.modules, source)
+    dims = dims_of(sound, source)
+    alphas, odd = alphas_of(sound, source)
+    claims, doubts = claims_of(source, alphas, dims)
+    problems += [*reading.problems, *odd, *doubts, *told_problems(claims, sound, source)]
+    problems += () if alpha is not None else contradictions(claims)
+    problems += producer_problems(producer, claims, dims) if producer else ()
     if not problems:
-        ranks = {name: store.shapes[side["A"]][0] for name, side in whole.items()}
-        problems += _rank_problems(told, ranks)
-        problems += _producer_problems(producer, told, ranks) if producer else []
-    if problems:
-        raise AdapterError(f"{store.path} is no adapter to trust:\n" + "\n".join(f"- {problem}" for problem in problems))
-    return _adapter(store, whole, *_settle(told, ranks, alpha, producer))
+        return _assemble(reading, source, *_settle(reading, claims, dims, alpha, producer))
+    listed = "\n".join(f"- {problem}" for problem in problems)
+    raise AdapterError(f"{source.path}, read as {reading.layout.name}, is no adapter to trust:\n{listed}")
 
 
-def _adapter(store: TensorStore, sides: Sides, specs: Specs, source: str) -> Adapter:
+def _assemble(
+    reading: Reading, source: Source, scales: Mapping[str, float], specs: Mapping[str, LoraSpec], rule: str
+) -> Adapter:
     pairs = {}
-    for name, side in sides.items():
-        role, path = split_role(name)
-        pairs[name] = Pair(store[side["A"]], store[side["B"]], specs[role].scale_of(path) if role in specs else None)
-    provenance = provenance_of(store.metadata)
-    return Adapter(pairs=pairs, spec=_one_spec(pairs, specs), layout=keys.LAYOUT, scale_source=source, provenance=provenance)
+    for name, slots in reading.modules.items():
+        tensors: dict[Slot, Tensor] = {slot: source.tensors[key] for slot, key in slots.items()}
+        form = form_of(slots)
+        assert form is not None, "module_problems comes first"
+        a, b, kernel = form.factors(tensors)
+        pairs[name] = Pair(a, b, scales.get(name), kernel, magnitude_of(tensors))
+    return Adapter(
+        pairs=pairs,
+        spec=_one_spec(pairs, specs),
+        layout=reading.layout.name,
+        scale_source=rule,
+        provenance=provenance_of(source.metadata),
+        tokens={key: source.tensors[key] for key in reading.tokens},
+    )
 
 
-def _one_spec(pairs: Mapping[str, Pair], specs: Specs) -> LoraSpec | None:
+def _one_spec(pairs: Mapping[str, Pair], specs: Mapping[str, LoraSpec]) -> LoraSpec | None:
     """The spec of the only role; of several roles, one over their full names; None as long as any scale is unknown."""
     scales = {name: pair.scale for name, pair in pairs.items() if pair.scale is not None}
     if len(scales) < len(pairs):
         return None
-    if len(specs) == 1:
+    if len(specs) == 1 and len(by_role(pairs)) == 1:
         return next(iter(specs.values()))
-    return LoraSpec.describing({name: pair.rank for name, pair in pairs.items()}, scales)
+    paths = {name: name.partition(".")[2] for name in pairs} if len(by_role(pairs)) == 1 else {name: name for name in pairs}
+    return LoraSpec.describing(
+        {paths[name]: pair.rank for name, pair in pairs.items()}, {paths[n]: s for n, s in scales.items()}
+    )
 
 
-def _settle(told: Specs, ranks: Mapping[str, int], alpha: float | None, producer: str | None) -> tuple[Specs, str]:
-    """The spec of every role whose scale is known, and the rule that says so."""
+def _settle(
+    reading: Reading, claims: list[Claim], dims: Dims, alpha: float | None, producer: str | None
+) -> tuple[dict[str, float], dict[str, LoraSpec], str]:
+    """The scale of every module that anyone knows, the specs that stand behind it, and the rule that says so."""
+    told = {role: spec for claim in reversed(claims) for role, spec in claim.specs.items()}
     if alpha is not None:
-        return _with_alpha(told, ranks, alpha), f"alpha={alpha:g}, as given"
-    if told:
-        return told, "the file's lora_adapter_metadata"
-    if producer is not None:
+        return *_with_alpha(told, dims, alpha), f"alpha={alpha:g}, as given"
+    scales = {name: scale for claim in reversed(claims) for name, scale in claim.scales.items()}
+    rules = [claim.source for claim in claims]
+    silent = {name: dim for name, dim in dims.items() if name not in scales}
+    if silent and producer is not None:
         profile = PRODUCERS[producer]
-        return _with_alpha(told, ranks, profile.alpha), f"producer {producer}: alpha {profile.alpha:g} ({profile.source})"
-    return {}, "unknown: the file has no lora_adapter_metadata with an alpha"
+        scales |= {name: profile.alpha / dim for name, dim in silent.items() if dim}
+        rules.append(f"producer {producer}: alpha {profile.alpha:g} ({profile.source})")
+    elif silent and reading.layout.without_alpha:
+        scales |= dict.fromkeys(silent, 1.0)
+        rules.append(reading.layout.without_alpha)
+    elif silent:
+        known = f"{len(silent)} of {len(dims)} pairs lack it" if scales else "the file does not say"
+        return scales, {}, f"unknown: {known}; a {reading.layout.name} file stores alpha in {reading.layout.strength}"
+    specs = told if told and all(math.isclose(s, scales[n], rel_tol=1e-9) for n, s in _spec_scales(told, dims).items()) else {}
+    return scales, specs, "; ".join(rules)
 
 
-def _with_alpha(told: Specs, ranks: Mapping[str, int], alpha: float) -> Specs:
-    """Specs of all roles with this alpha everywhere; what the header says about ranks and rsLoRA stays."""
-    bare = {role: LoraSpec.describing(paths, dict.fromkeys(paths, 1.0)) for role, paths in by_role(ranks).items()}
-    return {role: replace(spec, alpha=alpha, alpha_pattern={}) for role, spec in (bare | dict(told)).items()}
+def _spec_scales(specs: Mapping[str, LoraSpec], dims: Dims) -> dict[str, float]:
+    return {
+        f"{role}.{path}": specs[role].scale_of(path) for role, paths in by_role(dims).items() if role in specs for path in paths
+    }
+
+
+def _with_alpha(told: Mapping[str, LoraSpec], dims: Dims, alpha: float) -> tuple[dict[str, float], dict[str, LoraSpec]]:
+    """Scales with this alpha everywhere; what the settings say about ranks and rsLoRA stays."""
+    if set(told) == set(by_role(dims)):
+        specs = {role: replace(spec, alpha=alpha, alpha_pattern={}) for role, spec in told.items()}
+        return _spec_scales(specs, dims), specs
+    return {name: alpha / dim if dim else 1.0 for name, dim in dims.items()}, {}
 
 
 def _check_arguments(alpha: float | None, producer: str | None) -> None:
@@ -87,31 +139,3 @@ def _check_arguments(alpha: float | None, producer: str | None) -> None:
         raise ConfigError("Give alpha= or producer=, not both.")
     if producer is not None and producer not in PRODUCERS:
         raise ConfigError(f"No producer is called {producer!r}: {nearest(producer, PRODUCERS)}")
-
-
-def _key_problems(sides: Sides, strangers: list[str], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[str]:
-    if not sides:
-        yield "it has no pair at all, that is no two tensors <role>.<module>.lora_A.weight and lora_B.weight"
-    if strangers:
-        yield f"{len(strangers)} tensors are no part of a pair: {first_few(strangers)}"
-    if halves := [next(iter(side.values())) for side in sides.values() if len(side) == 1]:
-        yield f"{len(halves)} pairs lack their other half: {first_few(halves)}"
-    odd = {side["A"]: pair_problem(shapes[side["A"]], shapes[side["B"]]) for side in sides.values() if len(side) == 2}
-    if odd := [f"{key}: {problem}" for key, problem in odd.items() if problem]:
-        yield f"{len(odd)} pairs do not fit together: {first_few(odd)}"
-
-
-def _rank_problems(told: Specs, ranks: Mapping[str, int]) -> Iterator[str]:
-    expected = {name: told[role].rank_of(path) for name in ranks for role, path in [split_role(name)] if role in told}
-    if odd := [f"{name} ({ranks[name]}, not {rank})" for name, rank in expected.items() if ranks[name] != rank]:
-        yield f"{len(odd)} pairs have another rank than the header says: {first_few(odd)}"
-
-
-def _producer_problems(producer: str, told: Specs, ranks: Mapping[str, int]) -> Iterator[str]:
-    """A profile that contradicts the file: another rank than it always uses, or another scale than the header's."""
-    profile = PRODUCERS[producer]
-    if profile.rank and (odd := sorted({rank for rank in ranks.values() if rank != profile.rank})):
-        yield f"{producer} always uses rank {profile.rank}, the file has {', '.join(map(str, odd))}; give alpha= instead"
-    scales = {name: told[role].scale_of(path) for name in ranks for role, path in [split_role(name)] if role in told}
-    if odd := [f"{name} ({scale:g})" for name, scale in scales.items() if scale != profile.alpha / ranks[name]]:
-        yield f"{len(odd)} pairs have another scale by the header than by {producer}: {first_few(odd)}; give alpha= to decide"

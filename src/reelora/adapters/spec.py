@@ -13,7 +13,7 @@ from reelora.errors import ConfigError, nearest
 from . import peft_schema
 from .advice import Advice, advise
 
-__all__ = ["ATTENTION_TARGETS", "Init", "LoraSpec", "value_at"]
+__all__ = ["ATTENTION_TARGETS", "Init", "LoraSpec", "alpha_for", "value_at"]
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The four projections of every attention in diffusers' models."""
@@ -102,13 +102,20 @@ class LoraSpec:
     @classmethod
     def describing(cls, ranks: Mapping[str, int], scales: Mapping[str, float]) -> "LoraSpec":
         """The spec of modules whose ranks and scales are known: the commonest in front, the others as patterns."""
-        alphas = {path: float(f"{scales[path] * rank:.12g}") for path, rank in ranks.items()}
+        alphas = {path: alpha_for(scales[path], rank) for path, rank in ranks.items()}
         rank, rank_pattern = _commonest(ranks)
         alpha, alpha_pattern = _commonest(alphas)
         return cls(rank=rank, alpha=alpha, target_modules=tuple(ranks), rank_pattern=rank_pattern, alpha_pattern=alpha_pattern)
 
     def _scaled(self, alpha: float, rank: int) -> float:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
+
+
+def alpha_for(scale: float, rank: int) -> float:
+    """The alpha with ``alpha / rank == scale`` to the last bit, and of those the one that is written shortest."""
+    alpha = scale * rank
+    near = (float(f"{alpha:.12g}"), alpha, math.nextafter(alpha, math.inf), math.nextafter(alpha, -math.inf))
+    return next((candidate for candidate in near if candidate / rank == scale), alpha)
 
 
 def _commonest(values: Mapping[str, T]) -> tuple[T, dict[str, T]]:

@@ -8,7 +8,7 @@ import typer
 from reelora import __version__
 from reelora.errors import ReeloraError
 
-from . import demo, generate, inspect, precompute, train
+from . import convert, demo, diff, extract, generate, inspect, merge, precompute, resize, train
 
 __all__ = ["main"]
 
@@ -17,7 +17,18 @@ OUT_OF_MEMORY_ADVICE = (
     "The device has too little memory for this. Use fewer frames or a smaller size; in training also "
     "--set loop.gradient_checkpointing=true and --set loop.batch_size=1, with loop.gradient_accumulation for larger steps."
 )
-VERBS = (demo.demo, inspect.inspect, precompute.precompute, train.train, generate.generate)
+VERBS = (
+    demo.demo,
+    inspect.inspect,
+    convert.convert,
+    merge.merge,
+    resize.resize,
+    extract.extract,
+    diff.diff,
+    precompute.precompute,
+    train.train,
+    generate.generate,
+)
 
 app = typer.Typer(
     name="reelora",

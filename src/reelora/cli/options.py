@@ -8,7 +8,24 @@ import typer
 if TYPE_CHECKING:
     from reelora.recipes import TrainConfig
 
-__all__ = ["ConfigFile", "Data", "Device", "Model", "Overrides", "read_train_config"]
+__all__ = [
+    "Alpha",
+    "AsJson",
+    "ConfigFile",
+    "Data",
+    "Destination",
+    "Device",
+    "Dtype",
+    "Keep",
+    "Layout",
+    "Model",
+    "Overrides",
+    "Overwrite",
+    "Producer",
+    "Rank",
+    "SatConfig",
+    "read_train_config",
+]
 
 ConfigFile = Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings of the run; all have defaults.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of videos with captions.")]
@@ -19,6 +36,26 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, c
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting, for example loop.steps=200.")
 ]
+Alpha = Annotated[float | None, typer.Option("--alpha", help="The lora_alpha of its training, over what the file says.")]
+Producer = Annotated[
+    str | None,
+    typer.Option(
+        "--from", metavar="PRODUCER", help="Who made it, where the file has no alpha: cogvideo-finetune, cogkit, sat."
+    ),
+]
+SatConfig = Annotated[
+    list[Path] | None, typer.Option("--sat-config", metavar="YAML", help="YAML of a SAT training; the later ones win.")
+]
+Destination = Annotated[Path, typer.Argument(metavar="OUTPUT", help="FILE.safetensors, FILE.pt (SAT) or a new folder (PEFT).")]
+Layout = Annotated[
+    str,
+    typer.Option("--to", metavar="LAYOUT", help="diffusers, peft, kohya, fun, comfyui or sat.", show_default="by the ending"),
+]
+Dtype = Annotated[str, typer.Option("--dtype", help="fp32, bf16 or fp16.", show_default="as stored")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file that exists.")]
+Rank = Annotated[int | None, typer.Option("--rank", help="At most this rank in every module.")]
+Keep = Annotated[float | None, typer.Option("--keep", metavar="SHARE", help="The smallest ranks that keep this energy: 0.99.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
 
 
 def read_train_config(

@@ -6,6 +6,7 @@ from .fingerprints import fingerprint_of
 from .positions import Positions, rotary_positions
 from .report import LoadReport, PartReport
 from .roles import ROLES
+from .stored import open_weights
 from .tiling import needs_tiles, tiled
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "load_components",
     "long_prompts",
     "needs_tiles",
+    "open_weights",
     "rotary_positions",
     "tiled",
     "to_video",

@@ -52,9 +52,9 @@ DIRECTIONS = {"moves left": (-1, 0), "moves right": (1, 0), "moves up": (0, -1),
 SHAPES = ("circle", "square", "triangle")
 """The shapes that the pocket model was trained on; ``OUTLINES`` can draw more."""
 
-_RADIUS = (8.0, 11.0)
-_TRAVEL = (16.0, 20.0)
-_SMALL_RADIUS, _LARGE_RADIUS = (5.5, 6.5), (11.0, 12.5)
+_RADIUS = (10.5, 12.5)
+_TRAVEL = (14.0, 18.0)
+_SMALL_RADIUS, _LARGE_RADIUS = (7.5, 8.5), (13.5, 15.5)
 _MARGIN = 2.0
 
 

@@ -1,7 +1,8 @@
-"""The training loop of the pocket model's parts: AdamW, warm-up and cosine, an average of the weights, exact resume."""
+"""The training loop of the pocket model's parts: AdamW or Muon, warm-up and cosine, averaged weights, exact resume."""
 
 import json
 import math
+import re
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,11 @@ class Plan:
 
     num_steps: int
     learning_rate: float
+    """Of AdamW."""
+    muon_rate: float = 0.0
+    """Of Muon, for the parameters that ``is_hidden`` names; 0: AdamW for all. Source: Jordan, Muon, 2024; torch.optim.Muon."""
+    is_hidden: re.Pattern[str] = re.compile("")
+    """The matrices inside the blocks."""
     warmup_steps: int = 100
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
@@ -29,10 +35,20 @@ class Plan:
     """Decay of the exponential moving average whose weights are shipped."""
     checkpoint_every: int = 200
 
-    def rate(self, step: int) -> float:
-        """Learning rate at ``step``: linear warm-up, then half a cosine to zero."""
+    def share(self, step: int) -> float:
+        """Of every learning rate, what is used at ``step``: linear warm-up, then half a cosine to zero."""
         warm = min(1.0, (step + 1) / self.warmup_steps)
-        return self.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+        return warm * 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+
+    def optimizers(self, model: nn.Module) -> list[torch.optim.Optimizer]:
+        """AdamW for all parameters, or for all but the hidden matrices, which Muon has."""
+        named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        hidden = {name for name in named if self.muon_rate and self.is_hidden.search(name)}
+        rest = [parameter for name, parameter in named.items() if name not in hidden]
+        adam = torch.optim.AdamW(rest, lr=self.learning_rate, betas=(0.9, 0.99), weight_decay=self.weight_decay)
+        if not hidden:
+            return [adam]
+        return [adam, torch.optim.Muon([named[name] for name in sorted(hidden)], lr=self.muon_rate, weight_decay=0.0)]
 
 
 def _write_atomically(path: Path, state: dict) -> None:
@@ -70,25 +86,28 @@ def fit(
     """
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint, curve = folder / "checkpoint.pt", folder / "curve.jsonl"
-    optimizer = torch.optim.AdamW(model.parameters(), lr=plan.learning_rate, betas=(0.9, 0.99), weight_decay=plan.weight_decay)
+    optimizers = plan.optimizers(model)
+    rates = [optimizer.defaults["lr"] for optimizer in optimizers]
     average = {name: value.detach().clone() for name, value in model.state_dict().items()}
     first, seconds = 0, 0.0
     if checkpoint.exists():
         state = torch.load(checkpoint, map_location=next(model.parameters()).device)
         model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, stored in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(stored)
         average, first, seconds = state["average"], state["step"], state["seconds"]
         report(f"resumed at step {first}")
     model.train()
     started, sums, counted = time.monotonic() - seconds, {}, 0
     for step in range(first, plan.num_steps):
-        for group in optimizer.param_groups:
-            group["lr"] = plan.rate(step)
+        for optimizer, rate in zip(optimizers, rates, strict=True):
+            optimizer.param_groups[0]["lr"] = rate * plan.share(step)
         parts = loss(step)
         parts["loss"].backward()
         nn.utils.clip_grad_norm_(model.parameters(), plan.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         decay = min(plan.averaging, (1 + step) / (10 + step))
         for name, value in model.state_dict().items():
             average[name].lerp_(value, 1 - decay)
@@ -96,8 +115,8 @@ def fit(
         counted += 1
         if (step + 1) % plan.checkpoint_every == 0 or step + 1 == plan.num_steps:
             seconds = time.monotonic() - started
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "average": average}
-            _write_atomically(checkpoint, state | {"step": step + 1, "seconds": seconds})
+            state = {"model": model.state_dict(), "average": average, "step": step + 1, "seconds": seconds}
+            _write_atomically(checkpoint, state | {"optimizers": [optimizer.state_dict() for optimizer in optimizers]})
             row = {"step": step + 1, "seconds": round(seconds, 1)} | {name: total / counted for name, total in sums.items()}
             row |= measure(step + 1, average)
             with curve.open("a") as lines:

@@ -5,6 +5,7 @@ stop, and one in ten calls its shape by a made-up word, which teaches that an un
 padding tokens varies as well, because stock pipelines pad to 226 while ours pad to 24.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -27,7 +28,15 @@ from .train_vae import to_video
 
 __all__ = ["PLAN", "Denoiser", "build_denoiser", "build_scheduler", "encode_clips", "train_denoiser"]
 
-PLAN = Plan(num_steps=4200, learning_rate=1e-3, warmup_steps=200, averaging=0.999)
+PLAN = Plan(
+    num_steps=4000,
+    learning_rate=3e-3,
+    muon_rate=0.03,
+    is_hidden=re.compile(r"transformer_blocks\.\d+\.(attn1\.to_.*|ff\.net\..*)\.weight$"),
+    averaging=0.999,
+    checkpoint_every=100,
+)
+"""With AdamW alone, at 1e-3 and torch's own initial weights, the loss after a short run was 1.4 times as large."""
 _NUM_CLIPS = 6000
 _BATCH = 64
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
@@ -69,7 +78,20 @@ def build_denoiser(vocabulary: int) -> Denoiser:
         max_text_seq_length=MAX_TOKENS,
         use_rotary_positional_embeddings=True,
     )
+    _start_as_identity(transformer)
     return Denoiser(T5EncoderModel(text), transformer)
+
+
+def _start_as_identity(transformer: CogVideoXTransformer3DModel) -> None:
+    """Every block starts as the identity and the output at zero. Source: DiT, arXiv:2212.09748, section 3.2, adaLN-Zero."""
+    for module in transformer.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    modulations = [getattr(block, name).linear for block in transformer.transformer_blocks for name in ("norm1", "norm2")]
+    for linear in (*modulations, transformer.norm_out.linear, transformer.proj_out):
+        nn.init.zeros_(linear.weight)
 
 
 def build_scheduler() -> CogVideoXDPMScheduler:

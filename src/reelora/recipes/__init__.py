@@ -1,10 +1,12 @@
 """One function per verb: what the command line calls."""
 
+from .adapters import Target, convert, diff, extract, merge, parse_size, read_one, resize
+from .compare import diff_lines, diff_rows
 from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
 from .demo import DemoOutcome, DemoPlan, demo
 from .files import write_new_text
 from .generate import generate, read_adapters
-from .inspect import inspect
+from .inspect import Inspection, inspect, inspect_video, inspection_page, is_video, strengths
 from .listener import Listener, Silent
 from .machine import Precision, check_precision
 from .model import POCKET, find_model
@@ -17,19 +19,34 @@ __all__ = [
     "DataConfig",
     "DemoOutcome",
     "DemoPlan",
+    "Inspection",
     "Listener",
     "Precision",
     "PreviewConfig",
     "Silent",
+    "Target",
     "TrainConfig",
     "TrainOutcome",
     "check_precision",
+    "convert",
     "demo",
+    "diff",
+    "diff_lines",
+    "diff_rows",
+    "extract",
     "find_model",
     "generate",
     "inspect",
+    "inspect_video",
+    "inspection_page",
+    "is_video",
+    "merge",
+    "parse_size",
     "precompute",
     "read_adapters",
+    "read_one",
+    "resize",
+    "strengths",
     "train",
     "write_new_text",
 ]

@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["figure", "line_plot", "page", "paragraph", "preformatted", "section", "table"]
+__all__ = ["figure", "heat_map", "line_plot", "page", "paragraph", "preformatted", "section", "table"]
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
@@ -73,6 +73,24 @@ def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y:
     FigureCanvasSVG(drawing).print_svg(buffer, metadata={"Creator": None, "Date": None, "Format": None, "Type": None})
     text = buffer.getvalue()
     return f"<figure>{text[text.index('<svg') :]}</figure>"
+
+
+def heat_map(grid: Mapping[str, Mapping[str, float]], *, label: str) -> str:
+    """Values by row and column as cells, coloured relative to the largest; the number is in each cell's title."""
+    columns = list(dict.fromkeys(column for row in grid.values() for column in row))
+    top = max((value for row in grid.values() for value in row.values()), default=0.0) or 1.0
+    lines = []
+    for name, row in grid.items():
+        cells = "".join(
+            f'<td title="{escape(f"{name} {column}: {row[column]:.4g}")}" '
+            f'style="background: rgba(200, 60, 20, {row[column] / top:.3f}); width: .9rem"></td>'
+            if column in row
+            else "<td></td>"
+            for column in columns
+        )
+        lines.append(f"<tr><td>{escape(name)}</td>{cells}</tr>")
+    caption = escape(f"{label}; the darkest is {top:.4g}")
+    return f"<figure><table>{''.join(lines)}</table><figcaption>{caption}</figcaption></figure>"
 
 
 def _running_mean(values: Sequence[float], share: float = 0.05) -> list[float]:

@@ -7,11 +7,11 @@ import torch
 
 from reelora.errors import ConfigError, nearest
 
-__all__ = ["Precision", "check_precision", "find_device", "find_dtype", "name_of_dtype"]
+__all__ = ["DTYPES", "Precision", "check_precision", "find_device", "find_dtype", "name_of_dtype"]
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
-_DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES: Mapping[str, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 def check_precision(name: str) -> Precision:
@@ -44,7 +44,7 @@ def find_dtype(precision: Precision, device: torch.device, *, is_trained: bool =
         precision = "bf16" if _is_fast_in_bf16(device) else "fp32"
     if precision == "fp16" and is_trained:
         raise ConfigError("precision fp16 cannot be trained in, its gradients underflow: use bf16 or fp32.")
-    return _DTYPES[precision]
+    return DTYPES[precision]
 
 
 def name_of_dtype(dtype: torch.dtype) -> str:

@@ -1,16 +1,25 @@
 """Bytes: named tensors on disk, mapped when read and renamed into place when written."""
 
-from .atomic import atomic_path
+from .atomic import atomic_folder, atomic_path
+from .checkpoint import CheckpointStore, open_checkpoint
+from .checkpoint_writer import DeferredTensor, write_checkpoint
 from .fingerprint import fingerprint, sampled_fingerprint, shape_fingerprint
+from .hashes import webui_hashes
 from .reader import TensorStore, open_tensors
 from .writer import write_tensors
 
 __all__ = [
+    "CheckpointStore",
+    "DeferredTensor",
     "TensorStore",
+    "atomic_folder",
     "atomic_path",
     "fingerprint",
+    "open_checkpoint",
     "open_tensors",
     "sampled_fingerprint",
     "shape_fingerprint",
+    "webui_hashes",
+    "write_checkpoint",
     "write_tensors",
 ]

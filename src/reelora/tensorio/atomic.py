@@ -2,11 +2,12 @@
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_path"]
+__all__ = ["atomic_folder", "atomic_path"]
 
 
 @contextmanager
@@ -32,6 +33,30 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Lend a fresh folder beside ``path``, which becomes the new folder ``path`` when the block ends well.
+
+    On any failure, Ctrl-C included, it is removed with all that is in it. Raises FileExistsError where ``path`` exists,
+    OSError that names it where its parent is missing or cannot take it.
+    """
+    path = Path(path)
+    if path.exists():
+        raise FileExistsError(17, "This exists already; name a new folder", str(path))
+    if not path.parent.is_dir():
+        raise FileNotFoundError(2, "There is no such folder; make it first", str(path.parent))
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}")
+    try:
+        temporary.mkdir()
+        yield temporary
+        for entry in temporary.iterdir():
+            _flush(entry)
+        temporary.rename(path)
+        _flush(path.parent)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _flush(path: Path) -> None:

@@ -21,7 +21,9 @@ from reelora.errors import FileFormatError, first_few
 __all__ = [
     "DTYPES",
     "LENGTH_BYTES",
+    "MAX_DIMENSIONS",
     "MAX_HEADER_BYTES",
+    "MAX_TENSOR_BYTES",
     "METADATA_KEY",
     "Entry",
     "Header",
@@ -110,7 +112,7 @@ def read_header(file: BinaryIO, path: Path) -> Header:
 def parse_json(text: bytes, path: Path) -> dict[str, Any]:
     """Parse a JSON object in which no name occurs twice; raises FileFormatError that names ``path``."""
     try:
-        table = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant)
+        table = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: no valid JSON: {_clip(str(error))}. Copy or download the file again.") from error
     if not isinstance(table, dict):
@@ -161,6 +163,13 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(constant: str) -> None:
     raise ValueError(f"{constant} is no JSON number")
+
+
+def _whole_number(text: str) -> int:
+    """A whole number; minus zero, which is 0 to Python, is none to the safetensors library."""
+    if text == "-0":
+        raise ValueError("-0 is no count")
+    return int(text)
 
 
 def _metadata_problems(metadata: object) -> Iterator[str]:

@@ -1,0 +1,34 @@
+"""``reelora convert``"""
+
+from typing import Annotated
+
+import typer
+
+from .options import Alpha, Destination, Dtype, Layout, Overwrite, Producer, SatConfig
+
+__all__ = ["convert"]
+
+
+def convert(
+    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A file of any layout, a folder with one, or a hub id.")],
+    output: Destination,
+    to: Layout = "",
+    dtype: Dtype = "",
+    alpha: Alpha = None,
+    producer: Producer = None,
+    sat_config: SatConfig = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write an adapter in another dialect, and prove that it still means the same.
+
+    Example: reelora convert pytorch_lora_weights.safetensors style.safetensors --from cogvideo-finetune --to comfyui
+    """
+    from reelora import recipes
+
+    from .terminal import Terminal
+
+    target = recipes.Target(path=output, layout=to, dtype=dtype, overwrite=overwrite)
+    with Terminal() as terminal:
+        adapter = recipes.read_one(source, alpha=alpha, producer=producer, sat_config=sat_config or [], listener=terminal)
+        recipes.convert(adapter, target, listener=terminal)
+    print(output)
