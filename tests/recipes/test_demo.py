@@ -53,7 +53,7 @@ def test_before_and_after_have_the_same_prompts_and_seeds(small):
 def test_the_adapter_says_where_it_comes_from(small):
     adapter = read_adapter(small.folder / "adapter.safetensors")
     assert adapter.provenance["trigger_words"] == TRIGGER
-    assert {"base_fingerprint", "data_hash", "version", "config_hash"} <= adapter.provenance.keys()
+    assert {"base_shapes", "base_values", "data_hash", "version", "config_hash"} <= adapter.provenance.keys()
     assert adapter.spec is not None
     assert adapter.spec.scale == 1.0
 

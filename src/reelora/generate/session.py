@@ -12,7 +12,7 @@ from reelora import __version__
 from reelora.catalog import ModelFacts
 from reelora.components import Bundle, fingerprint_of, load_components, needs_tiles
 from reelora.errors import ConfigError
-from reelora.lora import evaluating, using
+from reelora.lora import base_notes, evaluating, using
 from reelora.shapes import FramesU8
 from reelora.tensorio import fingerprint, open_tensors
 
@@ -100,6 +100,7 @@ class Session:
         prompt: Sequence[str],
         *,
         adapters: Adapters = ...,
+        strict_base: bool = ...,
         on_step: OnStep = ...,
         should_stop: ShouldStop = ...,
         **settings: Any,
@@ -110,6 +111,7 @@ class Session:
         prompt: str | Sequence[str],
         *,
         adapters: Adapters = NO_ADAPTERS,
+        strict_base: bool = False,
         on_step: OnStep = ignore_step,
         should_stop: ShouldStop = never_stop,
         **settings: Any,
@@ -119,13 +121,15 @@ class Session:
         ``settings`` are fields of GenerateConfig over the model's defaults: seed, steps, guidance, negative_prompt,
         num_frames, height, width, batch_size. ``adapters`` maps a path to a strength (1.0: as trained), or a name to an
         ``(adapter, strength)``; they act for this call, and the model is exactly as before afterwards, whatever happened.
+        An adapter of other base weights is noted on the clip; with ``strict_base`` it is refused.
 
         Raises ConfigError for settings that cannot be, before anything is loaded; what reading or applying an adapter
         raises; StoppedError when ``should_stop`` says so (to keep what is finished by then, use ``stream``). A device that
         is too small raises torch.OutOfMemoryError.
         """
         prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        clips = list(self.stream(prompts, self.config(**settings), adapters=adapters, on_step=on_step, should_stop=should_stop))
+        options = {"adapters": adapters, "strict_base": strict_base, "on_step": on_step, "should_stop": should_stop}
+        clips = list(self.stream(prompts, self.config(**settings), **options))
         return clips[0] if isinstance(prompt, str) else clips
 
     def stream(
@@ -134,6 +138,7 @@ class Session:
         config: GenerateConfig,
         *,
         adapters: Adapters = NO_ADAPTERS,
+        strict_base: bool = False,
         on_step: OnStep = ignore_step,
         should_stop: ShouldStop = never_stop,
     ) -> Iterator[Clip]:
@@ -145,9 +150,13 @@ class Session:
         batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
         watch = StepWatch(total=config.steps * len(batches), on_step=on_step, should_stop=should_stop)
         uses = resolve(adapters)
-        return (clip for batch in batches for clip in self._run(batch, config, uses, watch))
+        transformer = self.parts.transformer
+        notes = [note for use in uses for note in base_notes(use.adapter, transformer, name=use.name, strict_base=strict_base)]
+        return (clip for batch in batches for clip in self._run(batch, config, uses, watch, tuple(notes)))
 
-    def _run(self, jobs: list[Job], config: GenerateConfig, uses: Sequence[AdapterUse], watch: StepWatch) -> list[Clip]:
+    def _run(
+        self, jobs: list[Job], config: GenerateConfig, uses: Sequence[AdapterUse], watch: StepWatch, notes: tuple[str, ...]
+    ) -> list[Clip]:
         """One batch, from prompts to clips."""
         watch.check()
         transformer, vae = self.parts.transformer, self.parts.vae
@@ -159,7 +168,7 @@ class Session:
                 frames=frames,
                 fps=self.facts.fps,
                 metadata=self._describe(job, config, uses, batch_size=len(jobs)),
-                notes=self._notes(job, config),
+                notes=(*notes, *self._notes(job, config)),
             )
             for job, frames in zip(jobs, videos, strict=True)
         ]

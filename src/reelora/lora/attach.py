@@ -91,9 +91,10 @@ def load_into(model: nn.Module, adapter: Adapter) -> None:
     """Put an adapter's weights into the attached branches, to go on training it.
 
     Raises MismatchError unless it has exactly the modules, ranks and scales of the branches, UnknownScaleError if it does not
-    know its scale, AdapterError for NaN or infinite values; then nothing has changed.
+    know its scale, AdapterError for NaN, infinite values and a DoRA; then nothing has changed.
     """
     adapter.check_usable()
+    adapter.check_plain()
     role = role_of(model)
     branches = {f"{role}.{path}": branch for path, branch in _attachment(model).branches.items()}
     if problems := _load_problems(adapter, branches):

@@ -24,8 +24,8 @@ def using(model: nn.Module, adapters: Uses) -> Iterator[None]:
 
     All active adapters of one Linear act as one branch. Where none acts, or all are off, the original module object runs.
     Everything is checked first: MismatchError for modules that the model lacks or that have another shape,
-    UnknownScaleError for an adapter that does not know its scale, AdapterError for NaN or infinite values, ConfigError for a
-    strength that is no finite number.
+    UnknownScaleError for an adapter that does not know its scale, AdapterError for NaN, infinite values and a DoRA, ConfigError
+    for a strength that is no finite number.
     """
     linears = linears_of(model)
     _check(model, linears, adapters)
@@ -61,6 +61,7 @@ def _check(model: nn.Module, linears: Mapping[str, nn.Linear], adapters: Uses) -
         if problems := list(_misfits(adapter, shapes, type(model).__name__)):
             raise MismatchError("\n".join([*problems, "It was made for another model, or for another size of this one."]))
         adapter.check_usable()
+        adapter.check_plain()
 
 
 def _misfits(adapter: Adapter, shapes: Mapping[str, tuple[int, int]], model_class: str) -> Iterator[str]:

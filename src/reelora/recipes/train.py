@@ -10,7 +10,7 @@ from reelora import __version__
 from reelora.adapters import write_adapter
 from reelora.components import Bundle, fingerprint_of, load_components
 from reelora.data import CachedClips
-from reelora.lora import AttachSummary, attach, collect, target_linears
+from reelora.lora import AttachSummary, attach, base_fingerprints, collect, target_linears
 from reelora.train import Diffusion, Lesson, StepReport, TrainResult
 from reelora.train import train as run_loop
 
@@ -50,6 +50,7 @@ def train(config: TrainConfig, *, listener: Listener, report_name: str = "report
     seen, held_out = clips.split(config.data.held_out, seed=config.loop.seed)
     previews = Previews(config, listener)
     parts = _load_denoiser(config, listener)
+    bases = base_fingerprints(parts.transformer)
     summary = attach(parts.transformer, config.lora.spec(), seed=config.loop.seed)
     for label, text in summary.rows():
         listener.say(f"{label:<10} {text}")
@@ -69,7 +70,7 @@ def train(config: TrainConfig, *, listener: Listener, report_name: str = "report
     result = _run(lesson, config, previews, parts, listener)
     adapter = config.output / "adapter.safetensors"
     if result.is_complete:
-        write_adapter(collect(parts.transformer, provenance=_provenance(config, base, seen)), adapter)
+        write_adapter(collect(parts.transformer, provenance=_provenance(config, bases, seen)), adapter)
     report = write_run_report(config, summary, previews.figures(), name=report_name)
     return TrainOutcome(result=result, summary=summary, adapter=adapter, report=report, held_out=tuple(held_out.sources))
 
@@ -112,11 +113,11 @@ def _load_denoiser(config: TrainConfig, listener: Listener) -> Bundle:
     return parts
 
 
-def _provenance(config: TrainConfig, base: str, seen: CachedClips) -> Mapping[str, str]:
+def _provenance(config: TrainConfig, bases: Mapping[str, str], seen: CachedClips) -> Mapping[str, str]:
     return {
         "version": __version__,
         "base_model": Path(config.model).name,
-        "base_fingerprint": base,
+        **bases,
         "data_hash": seen.data_hash,
         "config_hash": _config_hash(config),
         "trigger_words": ", ".join(config.trigger_words),

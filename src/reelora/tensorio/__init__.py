@@ -3,7 +3,7 @@
 from .atomic import atomic_folder, atomic_path
 from .checkpoint import CheckpointStore, open_checkpoint
 from .checkpoint_writer import DeferredTensor, write_checkpoint
-from .fingerprint import fingerprint, sampled_fingerprint, shape_fingerprint
+from .fingerprint import fingerprint, sampled_fingerprint, shape_fingerprint, value_fingerprint
 from .hashes import webui_hashes
 from .reader import TensorStore, open_tensors
 from .writer import write_tensors
@@ -19,6 +19,7 @@ __all__ = [
     "open_tensors",
     "sampled_fingerprint",
     "shape_fingerprint",
+    "value_fingerprint",
     "webui_hashes",
     "write_checkpoint",
     "write_tensors",

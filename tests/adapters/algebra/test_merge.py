@@ -303,10 +303,10 @@ def test_what_overflows_the_dtype_is_refused():
 
 
 def test_the_provenance_says_what_was_merged_how():
-    one = random_adapter(0).with_provenance(base_fingerprint="ab", data_hash="1", trigger_words="star, moon")
-    two = random_adapter(1).with_provenance(base_fingerprint="ab", data_hash="2", trigger_words="moon, sun", config_hash="c0")
+    one = random_adapter(0).with_provenance(base_values="ab", data_hash="1", trigger_words="star, moon")
+    two = random_adapter(1).with_provenance(base_values="ab", data_hash="2", trigger_words="moon, sun", config_hash="c0")
     merged = merge([(one, 0.7), (two, -0.5)], "dare", rank=4, density=0.5, seed=3)
-    assert merged.provenance["base_fingerprint"] == "ab"
+    assert merged.provenance["base_values"] == "ab"
     assert "data_hash" not in merged.provenance
     assert merged.provenance["trigger_words"] == "star, moon, sun"
     assert merged.provenance["merged_by"] == "dare, density 0.5, seed 3"
