@@ -5,10 +5,10 @@ from datetime import date
 
 import torch
 
-from . import attach, load
+from . import adapter_files, algebra, attach, load
 from .side_by_side import Row
 
-BENCHMARKS = (load.run, attach.run)
+BENCHMARKS = (load.run, attach.run, algebra.run, adapter_files.run)
 
 
 def main() -> None:

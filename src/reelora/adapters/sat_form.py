@@ -52,8 +52,9 @@ def _factors(pair: Pair | None, rank: int, example: Pair, dtype: torch.dtype | N
     assert pair.scale is not None, "check_usable comes first"
     b = (pair.b.detach().float() * (pair.scale * rank)).to(dtype or pair.b.dtype)
     a = pair.a.detach().to(dtype or pair.a.dtype)
-    missing = rank - pair.rank
-    return pad(a, (0, 0, 0, missing)).contiguous(), pad(b, (0, missing)).contiguous()
+    if missing := rank - pair.rank:
+        a, b = pad(a, (0, 0, 0, missing)), pad(b, (0, missing))
+    return a.contiguous(), b.contiguous()
 
 
 def _notes(pairs: Mapping[str, Pair], names: list[str], rank: int) -> list[str]:

@@ -111,7 +111,10 @@ def _side_by_side(name: str, job: _Job) -> Pair:
     """The factors of the sum; B alone takes the gain, in float32."""
     held = [(adapter.pairs[name], strength) for adapter, strength in job.parts if name in adapter.pairs]
     a = torch.cat([pair.a.to(job.dtype) for pair, _ in held])
-    b = torch.cat([(pair.b.float() * (known_scale(pair) * strength)).to(job.dtype) for pair, strength in held], dim=1)
+    b = torch.empty(len(held[0][0].b), len(a), dtype=job.dtype)
+    for (pair, strength), columns in zip(held, b.split([pair.rank for pair, _ in held], dim=1), strict=True):
+        wide = columns if job.dtype == torch.float32 else torch.empty(columns.shape)  # in place: copies fragment the heap
+        columns.copy_(wide.copy_(pair.b).mul_(known_scale(pair) * strength))
     return Pair(a, b, 1.0, kernel=held[0][0].kernel)
 
 
