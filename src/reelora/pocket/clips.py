@@ -56,6 +56,9 @@ _RADIUS = (10.5, 12.5)
 _TRAVEL = (14.0, 18.0)
 _SMALL_RADIUS, _LARGE_RADIUS = (7.5, 8.5), (13.5, 15.5)
 _MARGIN = 2.0
+_JITTER = 5.0
+"""Paths lie about the middle. Where they begin anywhere, a text says next to nothing about a noisy clip but its colours, and a
+small model never learns to read the other words: after 2,600 steps a wrong shape or motion in the caption changed no loss."""
 
 
 class Combination(NamedTuple):
@@ -154,7 +157,7 @@ def known_combinations(*, held_out: bool) -> list[Combination]:
 
 
 def sample_scene(rng: Generator, combination: Combination, *, background: str | None = None) -> Scene:
-    """A clip of ``combination`` at a random place and size, wholly inside the frame all the time."""
+    """A clip of ``combination`` near the middle, at a random size, wholly inside the frame all the time."""
     start_radius = end_radius = float(rng.uniform(*_RADIUS))
     if combination.motion in ("grows", "shrinks"):
         start_radius, end_radius = float(rng.uniform(*_SMALL_RADIUS)), float(rng.uniform(*_LARGE_RADIUS))
@@ -163,7 +166,7 @@ def sample_scene(rng: Generator, combination: Combination, *, background: str | 
     step = np.array(DIRECTIONS.get(combination.motion, (0, 0))) * rng.uniform(*_TRAVEL)
     reach = np.abs(outline(combination.shape)).max() * max(start_radius, end_radius) + _MARGIN
     low, high = reach + np.maximum(-step, 0), SIZE - reach - np.maximum(step, 0)
-    start = rng.uniform(low, high)
+    start = np.clip(SIZE / 2 - step / 2 + rng.uniform(-_JITTER, _JITTER, 2), low, high)
     return Scene(
         shape=combination.shape,
         colour=combination.colour,
