@@ -72,11 +72,13 @@ PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.function_sc
 @settings(PATIENT, max_examples=200)
 @given(damaged())
 def test_a_damaged_adapter_is_refused_or_wholly_explained(tmp_path, changed):
-    check(*changed, tmp_path / "adapter.safetensors")
+    tensors, metadata = changed
+    check(tensors, metadata, tmp_path / "adapter.safetensors")
 
 
 @pytest.mark.slow
 @settings(PATIENT, max_examples=5000)
 @given(damaged())
 def test_thousands_of_damaged_adapters_are_refused_or_wholly_explained(tmp_path, changed):
-    check(*changed, tmp_path / "adapter.safetensors")
+    tensors, metadata = changed
+    check(tensors, metadata, tmp_path / "adapter.safetensors")
