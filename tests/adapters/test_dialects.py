@@ -27,7 +27,8 @@ def test_a_file_is_read_at_the_strength_that_its_producer_means(case, tmp_path):
         assert adapter.scale_source.startswith("unknown")
         with pytest.raises(UnknownScaleError, match="alpha="):
             adapter.delta(case.module)
-        adapter = read_adapter(case.make(tmp_path / "again") if (tmp_path / "again").mkdir() is None else tmp_path, alpha=2)
+        (tmp_path / "again").mkdir()
+        adapter = read_adapter(case.make(tmp_path / "again"), alpha=2)
     expected = case.delta() if case.delta else (case.scale or 2 / RANK) * b @ a
     same(adapter.delta(case.module), expected)
 

@@ -14,7 +14,7 @@ from .pair import Pair, Update
 from .producers import PRODUCERS
 from .spec import LoraSpec
 
-__all__ = ["ROLES", "Adapter", "Pair", "by_role", "split_role"]
+__all__ = ["ROLES", "Adapter", "Pair", "by_role", "spec_of", "split_role"]
 
 T = TypeVar("T")
 
@@ -129,6 +129,14 @@ class Adapter:
     def __repr__(self) -> str:
         ranks = ", ".join(map(str, self.ranks))
         return f"Adapter({len(self.pairs)} pairs of {', '.join(self.roles)}, rank {ranks}, scale by {self.scale_source})"
+
+
+def spec_of(pairs: Mapping[str, Pair]) -> LoraSpec | None:
+    """A spec that describes every pair: by path for one role, by full name for several; None while a scale is unknown."""
+    roles = by_role(pairs)
+    named = next(iter(roles.values())) if len(roles) == 1 else pairs
+    scales = {name: pair.scale for name, pair in named.items() if pair.scale is not None}
+    return LoraSpec.describing({name: pair.rank for name, pair in named.items()}, scales) if len(scales) == len(pairs) else None
 
 
 def _problems(adapter: Adapter) -> list[str]:

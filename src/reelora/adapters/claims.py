@@ -12,7 +12,7 @@ from typing import Any
 from reelora.errors import AdapterError, first_few
 
 from .header import specs_of
-from .source import Source
+from .source import CONFIG, Source
 from .spec import LoraSpec
 
 __all__ = ["Claim", "Dims", "claims_of", "contradictions"]
@@ -73,7 +73,7 @@ def _tensors(source: Source, alphas: Mapping[str, float], dims: Dims) -> Iterato
 
 def _peft_config(source: Source, alphas: Mapping[str, float], dims: Dims) -> Iterator[Claim]:
     if source.config is not None:
-        yield from _of_specs(f"{source.config_name} beside it", source.config, dims)
+        yield from _of_specs(f"{CONFIG} beside it", source.config, dims)
 
 
 def _header(source: Source, alphas: Mapping[str, float], dims: Dims) -> Iterator[Claim]:

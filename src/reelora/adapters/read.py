@@ -10,7 +10,7 @@ from torch import Tensor
 from reelora.errors import AdapterError, ConfigError, nearest
 from reelora.layouts import Reading, Slot, detect
 
-from .adapter import Adapter, by_role
+from .adapter import Adapter, by_role, spec_of
 from .checks import alphas_of, dims_of, module_problems, producer_problems, told_problems
 from .claims import Claim, Dims, claims_of, contradictions
 from .forms import form_of, magnitude_of
@@ -82,16 +82,9 @@ def _assemble(
 
 
 def _one_spec(pairs: Mapping[str, Pair], specs: Mapping[str, LoraSpec]) -> LoraSpec | None:
-    """The spec of the only role; of several roles, one over their full names; None as long as any scale is unknown."""
-    scales = {name: pair.scale for name, pair in pairs.items() if pair.scale is not None}
-    if len(scales) < len(pairs):
-        return None
-    if len(specs) == 1 and len(by_role(pairs)) == 1:
-        return next(iter(specs.values()))
-    paths = {name: name.partition(".")[2] for name in pairs} if len(by_role(pairs)) == 1 else {name: name for name in pairs}
-    return LoraSpec.describing(
-        {paths[name]: pair.rank for name, pair in pairs.items()}, {paths[n]: s for n, s in scales.items()}
-    )
+    """The spec of the only role where the file tells it, else one that describes the pairs."""
+    is_told = len(specs) == len(by_role(pairs)) == 1 and all(pair.scale is not None for pair in pairs.values())
+    return next(iter(specs.values())) if is_told else spec_of(pairs)
 
 
 def _settle(

@@ -1,8 +1,7 @@
 """What a path to an adapter holds: its tensors, its header, and the settings that lie beside it."""
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from reelora.errors import AdapterError, FileFormatError, first_few
-from reelora.tensorio import open_checkpoint, open_tensors
+from reelora.tensorio import open_checkpoint, open_tensors, read_json
 
 __all__ = ["Source", "open_source"]
 
@@ -34,10 +33,6 @@ class Source:
     sat_lora: tuple[float, int] | None = None
     """alpha and r of the SAT YAML."""
 
-    @property
-    def config_name(self) -> str:
-        return CONFIG
-
 
 def open_source(path_or_id: str | Path, *, sat_config: Sequence[str | Path] = ()) -> Source:
     """Find and map an adapter: a file, a folder with one (PEFT, SAT, or exactly one safetensors), or a hub id.
@@ -53,41 +48,28 @@ def open_source(path_or_id: str | Path, *, sat_config: Sequence[str | Path] = ()
     if path.suffix in PICKLES:
         return _pickled(path, sat_lora)
     store = open_tensors(path)
-    beside = path.with_name(CONFIG)
-    config = _read_config(beside) if beside.is_file() and path.name.startswith("adapter_model.") else None
-    return Source(path=path, tensors=store, shapes=store.shapes, metadata=store.metadata, config=config, sat_lora=sat_lora)
+    return Source(
+        path=path,
+        tensors=store,
+        shapes=store.shapes,
+        metadata=store.metadata,
+        config=_config_beside(path),
+        sat_lora=sat_lora,
+    )
 
 
 def _pickled(path: Path, sat_lora: tuple[float, int] | None) -> Source:
     """A torch file, read without running anything in it; what SAT saved is under ``module``."""
     store = open_checkpoint(path)
-    inner = {name.removeprefix("module."): name for name in store if name.startswith("module.")} or {
-        name: name for name in store
-    }
-    config = _read_config(path.with_name(CONFIG)) if path.with_name(CONFIG).is_file() else None
-    return Source(
-        path=path,
-        tensors=_Renamed(store, inner),
-        shapes={name: store.shapes[stored] for name, stored in inner.items()},
-        config=config,
-        sat_lora=sat_lora,
-    )
+    if any(name.startswith("module.") for name in store):
+        store = store.under("module")
+    return Source(path=path, tensors=store, shapes=store.shapes, config=_config_beside(path), sat_lora=sat_lora)
 
 
-class _Renamed(Mapping[str, Tensor]):
-    """Tensors of a store under other names, still read only when asked for."""
-
-    def __init__(self, store: Mapping[str, Tensor], names: Mapping[str, str]) -> None:
-        self._store, self._names = store, names
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._store[self._names[name]]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+def _config_beside(path: Path) -> dict[str, Any] | None:
+    """``adapter_config.json``, where the file is the one that it speaks of."""
+    beside = path.with_name(CONFIG)
+    return read_json(beside) if path.name in PEFT_FILES and beside.is_file() else None
 
 
 def _the_one_in(folder: Path) -> Path:
@@ -118,16 +100,6 @@ def _sat_file(folder: Path) -> Path:
             "so split (its ranks disagree), so nobody can say what was trained. Train with model_parallel_size 1."
         )
     return shards[0]
-
-
-def _read_config(path: Path) -> dict[str, Any]:
-    try:
-        config = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: no valid JSON: {error}. Copy or download it again.") from error
-    if not isinstance(config, dict):
-        raise FileFormatError(f"{path}: holds a {type(config).__name__}; it must be an object.")
-    return config
 
 
 def _sat_lora(paths: Sequence[str | Path]) -> tuple[float, int]:

@@ -1,16 +1,12 @@
 """``reelora convert``"""
 
-from typing import Annotated
-
-import typer
-
-from .options import Alpha, Destination, Dtype, Layout, Overwrite, Producer, SatConfig
+from .options import AdapterPath, Alpha, Destination, Dtype, Layout, Overwrite, Producer, SatConfig
 
 __all__ = ["convert"]
 
 
 def convert(
-    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A file of any layout, a folder with one, or a hub id.")],
+    source: AdapterPath,
     output: Destination,
     to: Layout = "",
     dtype: Dtype = "",

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from reelora.recipes import TrainConfig
 
 __all__ = [
+    "AdapterPath",
     "Alpha",
     "AsJson",
     "ConfigFile",
@@ -36,6 +37,7 @@ Device = Annotated[str | None, typer.Option("--device", help="auto, cpu, cuda, c
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="PATH=VALUE", help="Change one setting, for example loop.steps=200.")
 ]
+AdapterPath = Annotated[str, typer.Argument(metavar="ADAPTER", help="A file of any layout, a folder with one, or a hub id.")]
 Alpha = Annotated[float | None, typer.Option("--alpha", help="The lora_alpha of its training, over what the file says.")]
 Producer = Annotated[
     str | None,

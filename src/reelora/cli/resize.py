@@ -4,13 +4,13 @@ from typing import Annotated
 
 import typer
 
-from .options import Alpha, Destination, Dtype, Keep, Layout, Overwrite, Producer, Rank, SatConfig
+from .options import AdapterPath, Alpha, Destination, Dtype, Keep, Layout, Overwrite, Producer, Rank, SatConfig
 
 __all__ = ["resize"]
 
 
 def resize(
-    source: Annotated[str, typer.Argument(metavar="ADAPTER", help="A file of any layout, a folder with one, or a hub id.")],
+    source: AdapterPath,
     output: Destination,
     rank: Rank = None,
     keep: Keep = None,

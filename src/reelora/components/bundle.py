@@ -11,8 +11,9 @@ import torch
 
 from reelora.catalog import ModelFacts, facts_for
 from reelora.errors import ComponentError, ConfigError
+from reelora.tensorio import read_json
 
-from .folder import Source, locate, open_folder, read_index, read_json
+from .folder import Source, locate, open_folder, read_index
 from .report import LoadReport, PartReport, report_part
 from .roles import PIPELINES, ROLES, check_roles
 from .weights import load_network

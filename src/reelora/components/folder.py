@@ -1,17 +1,17 @@
 """Finds a model's parts on disk: which class plays a role, where its config is and where its weights are."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reelora.errors import ComponentError, FileFormatError, first_few
+from reelora.errors import ComponentError, first_few
+from reelora.tensorio import read_json
 
 from .roles import CONFIG_FILES, ROLES, TOKENIZER_FILES, library_of
 
-__all__ = ["INDEX", "Source", "locate", "open_folder", "read_index", "read_json"]
+__all__ = ["INDEX", "Source", "locate", "open_folder", "read_index"]
 
 INDEX = "model_index.json"
 _WEIGHT_SUFFIXES = (".safetensors.index.json", ".safetensors")
@@ -79,17 +79,6 @@ def locate(root: Path, role: str, override: Path | None = None) -> Source:
     if role in ("tokenizer", "scheduler"):
         return Source(role=role, class_name=class_name, folder=folder, config=config)
     return Source(role=role, class_name=class_name, folder=folder, config=config, weights=weights or _weights(folder, role))
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; raises FileFormatError that names the file."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path}: no valid JSON: {error}. Copy or download it again.") from error
-    if not isinstance(content, dict):
-        raise FileFormatError(f"{path}: holds a {type(content).__name__}; it must be an object.")
-    return content
 
 
 def _folder_of(root: Path, role: str) -> tuple[Path, str]:

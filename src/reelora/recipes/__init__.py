@@ -1,11 +1,12 @@
 """One function per verb: what the command line calls."""
 
+from .adapter_texts import read_adapters
 from .adapters import Target, convert, diff, extract, merge, parse_size, read_one, resize
 from .compare import diff_lines, diff_rows
 from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
 from .demo import DemoOutcome, DemoPlan, demo
 from .files import write_new_text
-from .generate import generate, read_adapters
+from .generate import generate
 from .inspect import Inspection, inspect, inspect_video, inspection_page, is_video, strengths
 from .listener import Listener, Silent
 from .machine import Precision, check_precision

@@ -9,7 +9,7 @@ from reelora.adapters import WRITTEN, Adapter, Written, algebra, changed_elsewhe
 from reelora.components import open_weights
 from reelora.errors import ConfigError, first_few, nearest
 
-from .generate import read_adapters
+from .adapter_texts import read_adapters
 from .listener import Listener
 from .machine import DTYPES
 

@@ -4,6 +4,7 @@ import math
 from dataclasses import asdict
 
 from reelora.adapters.algebra import Difference
+from reelora.errors import first_few
 
 __all__ = ["diff_lines", "diff_rows"]
 
@@ -27,7 +28,7 @@ def diff_lines(difference: Difference) -> list[str]:
     lines = [f"relative difference |A - B| / |A|: {difference.relative_difference:.4g}"]
     for label, lone in (("first", difference.only_first), ("second", difference.only_second)):
         if lone:
-            lines.append(f"only in the {label}: {len(lone)} modules, {', '.join(list(lone)[:3])}")
+            lines.append(f"only in the {label}: {len(lone)} modules, {first_few([*lone])}")
     if difference.relative_difference == 0:
         return [*lines, "they are the same"]
     lines += ["", "by block:", *(f"  {block}  {value:.4g}" for block, value in difference.blocks.items())]

@@ -6,6 +6,7 @@ from .checkpoint_writer import DeferredTensor, write_checkpoint
 from .fingerprint import fingerprint, sampled_fingerprint, shape_fingerprint, value_fingerprint
 from .hashes import webui_hashes
 from .reader import TensorStore, open_tensors
+from .text import read_json
 from .writer import write_tensors
 
 __all__ = [
@@ -17,6 +18,7 @@ __all__ = [
     "fingerprint",
     "open_checkpoint",
     "open_tensors",
+    "read_json",
     "sampled_fingerprint",
     "shape_fingerprint",
     "value_fingerprint",

@@ -94,6 +94,7 @@ def open_archive(path: Path) -> Archive:
         with ZipFile(_DirectoryReader(content)) as zipped:
             entries = zipped.infolist()
     except (BadZipFile, ValueError, NotImplementedError, OverflowError, struct.error, EOFError) as error:
+        # all that zipfile raises for a damaged directory; NotImplementedError where the version byte is damaged
         raise FileFormatError(f"{path}: is cut off or damaged ({error}). Copy or download it again.") from error
     problems = [*_name_problems(entries), *(problem for entry in entries for problem in _entry_problems(entry, content))]
     if not problems:

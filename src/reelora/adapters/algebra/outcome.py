@@ -5,12 +5,9 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from reelora.adapters.adapter import Adapter, split_role
+from reelora.adapters.adapter import Adapter, spec_of
 from reelora.adapters.pair import Pair
-from reelora.adapters.spec import LoraSpec
 from reelora.errors import AdapterError, first_few
-
-from .core import known_scale
 
 __all__ = ["assemble"]
 
@@ -30,17 +27,9 @@ def assemble(
         )
     return Adapter(
         pairs=pairs,
-        spec=_spec(pairs),
+        spec=spec_of(pairs),
         layout="memory",
         scale_source=scale_source,
         provenance=provenance,
         tokens=tokens,
     )
-
-
-def _spec(pairs: Mapping[str, Pair]) -> LoraSpec:
-    """A spec that describes every pair: by module path for one role, by full name for several."""
-    roles = {split_role(name)[0] for name in pairs}
-    named = {split_role(name)[1] if len(roles) == 1 else name: pair for name, pair in pairs.items()}
-    ranks = {path: pair.rank for path, pair in named.items()}
-    return LoraSpec.describing(ranks, {path: known_scale(pair) for path, pair in named.items()})
