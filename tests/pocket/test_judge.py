@@ -65,3 +65,10 @@ def test_an_object_that_is_missing_in_many_frames_is_none():
     clip = draw(scene)
     clip[::2] = 16
     assert judge(clip).shape is None
+
+
+def test_an_object_whose_colour_turns_into_its_opposite_is_none():
+    clip = np.full((16, 64, 64, 3), 128, np.uint8)
+    clip[:8, 20:40, 20:40], clip[8:, 20:40, 20:40] = 250, 10
+    with np.errstate(all="raise"):
+        assert judge(clip).shape is None

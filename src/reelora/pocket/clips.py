@@ -56,9 +56,10 @@ _RADIUS = (10.5, 12.5)
 _TRAVEL = (14.0, 18.0)
 _SMALL_RADIUS, _LARGE_RADIUS = (7.5, 8.5), (13.5, 15.5)
 _MARGIN = 2.0
-_JITTER = 5.0
-"""Paths lie about the middle. Where they begin anywhere, a text says next to nothing about a noisy clip but its colours, and a
-small model never learns to read the other words: after 2,600 steps a wrong shape or motion in the caption changed no loss."""
+_JITTER = 2.0
+"""Paths cross the middle of the frame, give or take this. Where they lie anywhere, a text says little about a noisy clip but
+its colours, and a small model hardly learns to read the other words: given all else, the shape explains 4 % of what varies in
+the latents of paths within 5 pixels of the middle, and 39 % within 2."""
 
 
 class Combination(NamedTuple):

@@ -12,9 +12,11 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Plan", "average_of", "fit", "placed"]
+__all__ = ["Measure", "Plan", "average_of", "fit", "placed"]
 
 Model = TypeVar("Model", bound=nn.Module)
+Measure = Callable[[int, Mapping[str, Tensor]], Mapping[str, float]]
+"""Further figures of a checkpoint, from its step and its averaged weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +79,7 @@ def fit(
     folder: Path,
     *,
     report: Callable[[str], None],
-    measure: Callable[[int, Mapping[str, Tensor]], Mapping[str, float]] = lambda step, average: {},
+    measure: Measure = lambda step, average: {},
 ) -> None:
     """Minimise ``loss(step)["loss"]`` over ``model`` and leave ``checkpoint.pt`` and ``curve.jsonl`` in ``folder``.
 

@@ -101,6 +101,10 @@ def judge(clip: np.ndarray) -> Verdict:
     seen = ((pixels - ground) * away).sum(-1) / np.maximum((away * away).sum(-1), 1.0)
     seen = np.clip(seen, 0, 1) * _grow(region)
     area = seen.sum((1, 2))
+    painted = area >= _FEWEST_PIXELS / 2
+    if painted.sum() < 0.8 * len(clip):
+        return _NOTHING
+    seen, area = seen[painted], area[painted]
     places = np.arange(clip.shape[1], dtype=np.float32) + 0.5
     centres = np.stack([(seen.sum(1) * places).sum(-1), (seen.sum(2) * places).sum(-1)], axis=1) / area[:, None]
     radii = np.sqrt(area / np.pi)

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKL
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 from torch import Tensor
 
+from .axes import absorb_axes
 from .clips import Scene
 from .evaluate import confusion, score_prompts, vae_figures
-from .fit import average_of, placed
+from .fit import Measure, average_of, placed
 from .tokenizer import build_tokenizer
 from .train_transformer import Denoiser, build_denoiser, build_scheduler, encode_clips, train_denoiser
 from .train_vae import train_decoder, train_vae, trained_vae
@@ -42,19 +44,21 @@ def _assemble(vae: AutoencoderKLCogVideoX, denoiser: Denoiser, dtype: torch.dtyp
     return pipeline.to(dtype)
 
 
-def _trained_vae(folder: Path, std: float) -> AutoencoderKLCogVideoX:
+def _finished_vae(folder: Path, data: Mapping[str, Any]) -> AutoencoderKLCogVideoX:
+    """The VAE that speaks along the axes of the training ``data``."""
     vae = trained_vae(folder / "vae")
-    vae.register_to_config(scaling_factor=round(1 / std, 6))
+    absorb_axes(vae, data["axes"], data["spread"])
+    vae.register_to_config(scaling_factor=round(1 / data["std"], 6))
     return vae
 
 
-def _measure(folder: Path, std: float, device: torch.device) -> Callable[[int, Mapping[str, Tensor]], Mapping[str, float]]:
+def _scorer(folder: Path, data: Mapping[str, Any], device: torch.device) -> Measure:
     def measure(step: int, average: Mapping[str, Tensor]) -> Mapping[str, float]:
         if step % _MEASURE_EVERY:
             return {}
         denoiser = build_denoiser(len(build_tokenizer())).eval()
         denoiser.load_state_dict(average)
-        pipeline = _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16).to(device)
+        pipeline = _assemble(_finished_vae(folder, data), denoiser, torch.bfloat16).to(device)
         return score_prompts(pipeline, held_out=False, count=60, first_seed=step)
 
     return measure
@@ -86,12 +90,12 @@ def main(folder: Path, device: torch.device, report: Callable[[str], None]) -> N
     """Run every stage that is not done yet; the model lands in ``folder/model``, its figures in ``folder/figures.json``."""
     train_vae(folder / "vae", seed=SEED, device=device, report=report)
     data = _encode(folder, device, report)
-    scenes, std = [Scene(**row) for row in data["scenes"]], data["std"]
-    measure = _measure(folder, std, device)
-    train_denoiser(data["latents"] / std, scenes, folder / "denoiser", seed=SEED, device=device, report=report, measure=measure)
+    scenes = [Scene(**row) for row in data["scenes"]]
+    measure = _scorer(folder, data, device)
+    train_denoiser(data["latents"], scenes, folder / "denoiser", seed=SEED, device=device, report=report, measure=measure)
     train_decoder(folder / "vae", seed=SEED, device=device, report=report)
     denoiser = average_of(build_denoiser(len(build_tokenizer())), folder / "denoiser").eval()
-    _assemble(_trained_vae(folder, std), denoiser, torch.bfloat16).save_pretrained(folder / "model")
+    _assemble(_finished_vae(folder, data), denoiser, torch.bfloat16).save_pretrained(folder / "model")
     figures = _evaluate(folder / "model", device, report)
     (folder / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 

@@ -21,15 +21,16 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import T5Config, T5EncoderModel, T5Tokenizer
 
+from .axes import even_axes
 from .clips import NUM_FRAMES, SIZE, Scene, draw, known_combinations, sample_scene
-from .fit import Plan, fit
+from .fit import Measure, Plan, fit
 from .tokenizer import MAX_TOKENS, build_tokenizer
 from .train_vae import to_video
 
 __all__ = ["PLAN", "Denoiser", "build_denoiser", "build_scheduler", "encode_clips", "train_denoiser"]
 
 PLAN = Plan(
-    num_steps=4000,
+    num_steps=5000,
     learning_rate=3e-3,
     muon_rate=0.03,
     is_hidden=re.compile(r"transformer_blocks\.\d+\.(attn1\.to_.*|ff\.net\..*)\.weight$"),
@@ -39,8 +40,8 @@ PLAN = Plan(
 """With AdamW alone, at 1e-3 and torch's own initial weights, the loss after a short run was 1.4 times as large."""
 _NUM_CLIPS = 6000
 _BATCH = 64
-_DECISIVE = (500, 950)
-"""Timesteps at which noise hides outlines but not the whole object: there the text matters most."""
+_DECISIVE = (500, 1000)
+"""Timesteps at which noise hides outlines or all: there the text matters most."""
 _SYLLABLES = tuple(consonant + vowel for consonant in "bdfgklmnprstvz" for vowel in "aeiou")
 
 
@@ -124,21 +125,28 @@ def _vary(caption: str, scene: Scene, rng: Generator) -> str:
 
 
 def encode_clips(vae: AutoencoderKLCogVideoX, path: Path, *, seed: int, report: Callable[[str], None]) -> None:
-    """Draw and encode the training clips into ``path``: unscaled posterior means ``(n, f, c, h, w)`` and their scenes."""
+    """Draw and encode the training clips into ``path``: posterior means ``latents (n, f, c, h, w)`` of variance 1 along even
+    ``axes``, their ``scenes``, the ``std`` that they were divided by, and the mean variance of the posterior, ``spread (c,)``.
+    """
     combinations = known_combinations(held_out=False)
-    latents, scenes, at_once = [], [], 40
+    codes, spreads, scenes, at_once = [], [], [], 40
     for first in range(0, _NUM_CLIPS, at_once):
         rng = np.random.default_rng([seed, 1, first])
         batch = [sample_scene(rng, combinations[(first + i) % len(combinations)]) for i in range(at_once)]
         video = to_video(np.stack([draw(scene) for scene in batch])).to(vae.device)
         with torch.inference_mode(), torch.autocast(video.device.type, torch.bfloat16):
-            latents.append(vae.encode(video, return_dict=False)[0].mean.movedim(2, 1).half().cpu())
+            posterior = vae.encode(video, return_dict=False)[0]
+        codes.append(posterior.mean.movedim(2, 1).float().cpu())
+        spreads.append(posterior.var.float().mean((0, 2, 3, 4)).cpu())
         scenes += batch
         if first % 1000 == 0:
             report(f"encoded {first} of {_NUM_CLIPS}")
-    whole = torch.cat(latents)
+    axes = even_axes(torch.cat(codes))
+    latents = torch.einsum("ij,nfjhw->nfihw", axes, torch.cat(codes))
+    std = float(latents.std())
+    state = {"latents": latents / std, "std": std, "axes": axes, "spread": torch.stack(spreads).mean(0)}
     fresh = path.with_suffix(".new")
-    torch.save({"latents": whole, "scenes": [vars(scene) for scene in scenes], "std": float(whole.float().std())}, fresh)
+    torch.save(state | {"scenes": [vars(scene) for scene in scenes]}, fresh)
     fresh.replace(path)
 
 
@@ -180,7 +188,7 @@ def train_denoiser(
     seed: int,
     device: torch.device,
     report: Callable[[str], None],
-    measure: Callable[[int, Mapping[str, Tensor]], Mapping[str, float]],
+    measure: Measure,
 ) -> None:
     """Train on scaled ``latents (n, f, c, h, w)``; a tenth of the captions is empty, for guidance."""
     torch.manual_seed(seed)
