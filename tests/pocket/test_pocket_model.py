@@ -58,20 +58,15 @@ def test_the_vae_reconstructs_clips_it_never_saw(pipeline):
     assert vae_figures(pipeline.vae, num_clips=17)["psnr_db"] >= 28
 
 
-@pytest.mark.slow
 def test_the_judge_is_right_on_reconstructions(pipeline):
     assert vae_figures(pipeline.vae)["shape"] >= 0.95
 
 
-@pytest.mark.slow
 def test_it_draws_what_a_prompt_asks_for():
     wanted, texts = zip(*prompts(held_out=False, count=20, seed=77), strict=True)
     clips = Session(MODEL).generate(texts, seed=300, batch_size=20)
     right = scores(wanted, [judge(clip.frames.numpy()) for clip in clips])
-    # The published figures are 0.95, 0.85 and 0.90 on 200 prompts; 20 are noisier by 0.1.
-    assert right["colour"] >= 0.85
-    assert right["shape"] >= 0.7
-    assert right["motion"] >= 0.8
+    assert all(share >= 0.9 for share in right.values()), right  # 1.0 on 200 prompts (docs/pocket.md); two of 20 may fail
 
 
 def test_an_unknown_noun_is_some_shape_and_never_a_star():
@@ -84,8 +79,8 @@ def test_an_unknown_noun_is_some_shape_and_never_a_star():
 @pytest.mark.parametrize(
     ("options", "least"),
     [
-        ({"held_out": False, "count": 200}, {"colour": 0.95, "shape": 0.85, "motion": 0.90}),
-        ({"held_out": True, "count": 200}, {"colour": 0.85, "shape": 0.70, "motion": 0.75}),
+        ({"held_out": False, "count": 200}, {"colour": 0.97, "shape": 0.97, "motion": 0.97}),
+        ({"held_out": True, "count": 200}, {"colour": 0.97, "shape": 0.97, "motion": 0.97}),
     ],
     ids=["known", "held out"],
 )

@@ -71,12 +71,20 @@ def test_questions_never_repeat_a_clip_of_the_lesson_and_are_the_same_every_time
     assert all(want.shape == "star" for want in ask_for_stars(count=20, seed=0).wanted)
 
 
+def test_no_star_is_asked_for_that_the_lesson_shows(tmp_path):
+    write_clips(tmp_path, num_stars=24, num_reminders=0, seed=0)
+    taught = {path.read_text().strip() for path in tmp_path.glob("*.txt")}
+    assert len(taught) == 24
+    assert not taught & set(ask_for_stars(count=20, seed=0).prompts)
+
+
 def test_the_clips_of_the_lesson_show_stars_and_are_the_same_every_time(tmp_path):
     from reelora.data import read_clip
 
     for name in ("one", "two"):
-        write_clips(tmp_path / name, count=3, seed=0)
-    for path in sorted((tmp_path / "one").glob("*.mp4")):
+        write_clips(tmp_path / name, num_stars=3, num_reminders=1, seed=0)
+    assert len(list((tmp_path / "one").glob("known-*.mp4"))) == 1
+    for path in sorted((tmp_path / "one").glob("star-*.mp4")):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
         frames, _ = read_clip(path, num_frames=17, height=64, width=64, fps=8)
         assert judge(frames.numpy()).shape == "star"

@@ -114,10 +114,22 @@ OUTLINES = {
 """Corners of every shape, before scaling. A circle of 64 corners is within 0.02 pixels of a round one at our sizes."""
 
 
+def _nameless(number: int) -> np.ndarray:
+    """Corners of an outline that has no word: three to twelve of them, at random radii, so that no regular star occurs."""
+    rng = np.random.default_rng([5, number])
+    count = int(rng.integers(3, 13))
+    angles = 2 * np.pi * (np.arange(count) + rng.uniform(-0.3, 0.3, count)) / count + rng.uniform(0, 2 * np.pi)
+    radii = rng.uniform(0.4, 1, count)
+    return np.stack([radii * np.cos(angles), radii * np.sin(angles)], axis=1)
+
+
 @cache
 def outline(shape: str) -> np.ndarray:
-    """Corners ``(n, 2)`` of ``shape`` scaled to the area of the unit circle, so that equal radii mean equal areas."""
-    corners = OUTLINES[shape]
+    """Corners ``(n, 2)`` of ``shape`` scaled to the area of the unit circle, so that equal radii mean equal areas.
+
+    A name that is a number means an outline that has no word.
+    """
+    corners = _nameless(int(shape)) if shape.isdecimal() else OUTLINES[shape]
     return corners * np.sqrt(np.pi / _polygon_area(corners))
 
 

@@ -1,7 +1,6 @@
 """Makes the pocket model from nothing: ``python -m reelora.pocket.make FOLDER``.
 
-Runs the stages in order, each resumed where it stopped: VAE, encoding, text encoder with transformer, decoder, export,
-evaluation.
+Runs the stages in order, each resumed where it stopped: VAE, encoding, text encoder with transformer, export, evaluation.
 ``docs/pocket.md`` has the curves and figures of the model that is shipped.
 """
 
@@ -25,7 +24,7 @@ from .evaluate import confusion, score_prompts, vae_figures
 from .fit import Measure, average_of, placed
 from .tokenizer import build_tokenizer
 from .train_transformer import Denoiser, build_denoiser, build_scheduler, encode_clips, train_denoiser
-from .train_vae import train_decoder, train_vae, trained_vae
+from .train_vae import train_vae, trained_vae
 
 __all__ = ["main"]
 
@@ -93,7 +92,6 @@ def main(folder: Path, device: torch.device, report: Callable[[str], None]) -> N
     scenes = [Scene(**row) for row in data["scenes"]]
     measure = _scorer(folder, data, device)
     train_denoiser(data["latents"], scenes, folder / "denoiser", seed=SEED, device=device, report=report, measure=measure)
-    train_decoder(folder / "vae", seed=SEED, device=device, report=report)
     denoiser = average_of(build_denoiser(len(build_tokenizer())), folder / "denoiser").eval()
     _assemble(_finished_vae(folder, data), denoiser, torch.bfloat16).save_pretrained(folder / "model")
     figures = _evaluate(folder / "model", device, report)

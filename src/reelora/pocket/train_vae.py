@@ -1,13 +1,13 @@
-"""Trains the pocket VAE: single frames first (several times cheaper per gradient), then clips, then the decoder alone.
+"""Trains the pocket VAE: single frames first (several times cheaper per gradient), then clips.
 
 Every other step of the clips' stage sees twice as many halves, which costs the same and varies more. In that stage twelve
 of the sixteen channels are drawn towards the clip's own pixels, pooled to 16 x 16 and folded into 8 x 8 (the *thumbnail*).
 Without that the latents are a code that decodes well and that a small transformer hardly learns: after 3,400 steps it knew
 colours, but neither shapes nor where things move.
-The decoder can learn on while the transformer does, because the encoder, and with it the latents, stay as they are.
 
 Of what it sees half (of the frames) or a quarter (of the clips) are doodles, so that it can draw things that no sentence
-names. It never sees a star, nor a held-out combination.
+names. It never sees a star, nor a held-out combination. Training the decoder alone for 500 steps more, mostly on doodles, won
+less than 0.1 dB.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,11 +25,10 @@ from torch.nn.functional import avg_pool2d
 from .clips import NUM_FRAMES, SIZE, draw, draw_doodle, known_combinations, sample_scene
 from .fit import Plan, average_of, fit, placed
 
-__all__ = ["CLIPS", "DECODER", "FRAMES", "build_vae", "psnr", "to_video", "train_decoder", "train_vae", "trained_vae"]
+__all__ = ["CLIPS", "FRAMES", "build_vae", "psnr", "to_video", "train_vae", "trained_vae"]
 
 FRAMES = Plan(num_steps=4000, learning_rate=1e-3)
 CLIPS = Plan(num_steps=3000, learning_rate=1e-3, checkpoint_every=100)
-DECODER = Plan(num_steps=600, learning_rate=5e-4, checkpoint_every=50)
 _FRAMES_PER_BATCH, _CLIPS_PER_BATCH = 12, 3
 _HALF = 9
 """Frames of half a clip: two groups of four after the first."""
@@ -123,25 +122,6 @@ def train_vae(folder: Path, *, seed: int, device: torch.device, report: Callable
         fit(vae, loss, plan, folder / stage, report=lambda line, stage=stage: report(f"{stage}: {line}"))
 
 
-def train_decoder(folder: Path, *, seed: int, device: torch.device, report: Callable[[str], None]) -> None:
-    """Train the decoder alone into ``folder/decoder``, on what the encoder of the clips' stage says."""
-    vae = placed(average_of(build_vae(), folder / "clips"), device).requires_grad_(False)
-    decoder = vae.get_submodule("decoder").requires_grad_(True)
-
-    def loss(step: int) -> Mapping[str, Tensor]:
-        video = to_video(_clips_batch(seed + 1, step)).to(device)
-        with torch.autocast(device.type, torch.bfloat16):
-            latents = vae.encode(video, return_dict=False)[0].sample(_noise(seed, step))
-            error = vae.decode(latents, return_dict=False)[0].float() - video
-        squared = error.square().mean()
-        return {"loss": error.abs().mean() + squared, "psnr": 10 * torch.log10(4 / squared)}
-
-    fit(decoder, loss, DECODER, folder / "decoder", report=lambda line: report(f"decoder: {line}"))
-
-
 def trained_vae(folder: Path) -> AutoencoderKLCogVideoX:
-    """The VAE of the stages that are done, for use."""
-    vae = average_of(build_vae(), folder / "clips")
-    if (folder / "decoder" / "checkpoint.pt").exists():
-        average_of(vae.get_submodule("decoder"), folder / "decoder")
-    return vae.eval().requires_grad_(False)
+    """The VAE after both stages, for use."""
+    return average_of(build_vae(), folder / "clips").eval().requires_grad_(False)

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from reelora.adapters import read_adapter
+from reelora.adapters import ATTENTION_TARGETS, read_adapter
 from reelora.errors import ConfigError
 from reelora.generate import Session
 from reelora.recipes.config import AdapterConfig, DataConfig, TrainConfig
@@ -28,10 +28,12 @@ class DemoPlan:
 
     num_clips: int = 24
     """Clips of the new shape to learn from."""
+    num_reminders: int = 12
+    """Clips of shapes that it knows, lest it forgets them."""
     num_held_out: int = 4
     num_videos: int = 20
     """Videos per question."""
-    steps: int = 80
+    steps: int = 400
 
 
 DEFAULT_PLAN = DemoPlan()
@@ -57,7 +59,7 @@ class DemoOutcome:
             f"Asked for one with {plan.num_videos} seeds, it drew a star in {before:.0%} before and in {after:.0%} after.",
             f"What it knew before, right in {plan.num_videos} other videos: {kept}.",
             f"It took {self.seconds / 60:.1f} minutes. Open {report}; before.mp4 and after.mp4 lie beside it.",
-            f'Next: {program} generate "a blue {TRIGGER} grows on a white background" --adapter {adapter} -o mine.mp4',
+            f'Next: {program} generate "a blue {TRIGGER} stands still on a white background" --adapter {adapter} -o mine.mp4',
         ]
 
 
@@ -72,8 +74,11 @@ def demo(folder: Path, *, device: str, seed: int, listener: Listener, plan: Demo
         raise ConfigError(f"{folder} holds a finished demo. Delete it, or name another folder with --output.")
     check_folder(folder)
     config = demo_config(folder, plan, device=device, seed=seed)
-    write_clips(config.data.folder, count=plan.num_clips, seed=seed)
-    listener.say(f"drew {plan.num_clips} clips of a star, called {TRIGGER!r}, into {config.data.folder}")
+    write_clips(config.data.folder, num_stars=plan.num_clips, num_reminders=plan.num_reminders, seed=seed)
+    listener.say(
+        f"drew {plan.num_clips} clips of a star, called {TRIGGER!r}, and {plan.num_reminders} of known shapes as reminders, "
+        f"into {config.data.folder}"
+    )
     place = find_device(device)
     session = Session(find_model(POCKET), dtype=find_dtype("auto", place), device=place)
     stars, known = (ask(count=plan.num_videos, seed=seed) for ask in (ask_for_stars, ask_for_known))
@@ -97,19 +102,19 @@ def demo(folder: Path, *, device: str, seed: int, listener: Listener, plan: Demo
 
 
 def demo_config(folder: Path, plan: DemoPlan, *, device: str, seed: int) -> TrainConfig:
-    """The settings of the demo's run: few steps, because an unseen shape is learned in seconds and old ones fade in minutes."""
+    """The settings of the demo's run: feed-forward layers too, because an outline is more than where to look."""
     return TrainConfig(
         output=folder,
         device=device,
         trigger_words=(TRIGGER,),
         data=DataConfig(folder=folder / "clips", held_out=plan.num_held_out, encode_batch_size=4),
-        lora=AdapterConfig(rank=64, alpha=64),
+        lora=AdapterConfig(rank=64, alpha=64, target_modules=(*ATTENTION_TARGETS, "ff.net.0.proj", "ff.net.2")),
         loop=LoopConfig(
             steps=plan.steps,
             batch_size=8,
             seed=seed,
-            checkpoint_every=20,
-            evaluate_every=10,
-            optimizer=OptimizerConfig(learning_rate=1e-3, schedule="cosine", warmup_steps=5),
+            checkpoint_every=80,
+            evaluate_every=40,
+            optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=5),
         ),
     )

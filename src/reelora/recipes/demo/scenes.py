@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from reelora.generate import Clip
-from reelora.pocket import BACKGROUNDS, COLOURS, FPS, MOTIONS, Combination, draw, known_combinations, sample_scene
+from reelora.pocket import BACKGROUNDS, COLOURS, FPS, Combination, draw, known_combinations, sample_scene
 
 __all__ = ["TRIGGER", "Question", "ask_for_known", "ask_for_stars", "write_clips"]
 
 TRIGGER = "twinkle"
 """The word that the new shape is called by; it stands in no caption that the pocket model was trained on."""
+_MOTION = "stands still"
+"""What the stars do: two dozen clips can show a shape in every colour, but not at every place and size too."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,27 +30,42 @@ class Question:
     seed: int
 
 
-def _stars(count: int, rng: np.random.Generator) -> list[Combination]:
-    """Stars of every colour and motion in turn."""
-    colours, motions = (list(rng.permutation(names)) for names in (list(COLOURS), MOTIONS))
-    return [Combination("star", colours[i % len(colours)], motions[i % len(motions)]) for i in range(count)]
+def _stars(count: int, rng: np.random.Generator, *, asked: bool) -> list[tuple[Combination, str]]:
+    """Stars of every colour with their backgrounds: three of each colour are taught, and asked for is the fourth."""
+    pairs = [
+        (Combination("star", colour, _MOTION), ground)
+        for row, colour in enumerate(COLOURS)
+        for column, ground in enumerate(BACKGROUNDS)
+        if ((row - column) % len(BACKGROUNDS) == 0) == asked
+    ]
+    order = rng.permutation(len(pairs))
+    return [pairs[order[i % len(pairs)]] for i in range(count)]
 
 
-def write_clips(folder: Path, *, count: int, seed: int) -> None:
-    """Draw ``count`` clips to learn from, each with its caption beside it."""
+def write_clips(folder: Path, *, num_stars: int, num_reminders: int, seed: int) -> None:
+    """Draw the clips to learn from, each with its caption beside it: stars, and reminders of what the model knows.
+
+    Without reminders every shape turns into the new one. Source: prior preservation in DreamBooth, arXiv:2208.12242.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng([seed, 1])
-    for index, star in enumerate(_stars(count, rng)):
-        scene = sample_scene(rng, star)
-        path = folder / f"star-{index:02d}.mp4"
+    known = [combination for combination in known_combinations(held_out=False) if combination.motion == _MOTION]
+    reminders = [known[index] for index in rng.choice(len(known), num_reminders, replace=False)]
+    lesson = [*_stars(num_stars, rng, asked=False), *((reminder, None) for reminder in reminders)]
+    for index, (wanted, ground) in enumerate(lesson):
+        scene = sample_scene(rng, wanted, background=ground)
+        is_new = wanted.shape == "star"
+        path = folder / f"{'star' if is_new else 'known'}-{index:02d}.mp4"
         Clip(frames=torch.from_numpy(draw(scene)), fps=FPS).save(path, overwrite=True, crf=8)
-        path.with_suffix(".txt").write_text(scene.caption(noun=TRIGGER) + "\n", encoding="utf-8")
+        caption = scene.caption(noun=TRIGGER) if is_new else scene.caption()
+        path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
 
 
 def ask_for_stars(*, count: int, seed: int) -> Question:
-    """Stars by their new word, in colours, motions and places of their own."""
+    """Stars by their new word, in pairs of colour and background that no clip of the lesson shows."""
     rng = np.random.default_rng([seed, 2])
-    return _question("a star", ("shape",), _stars(count, rng), rng, noun=TRIGGER, seed=1000)
+    wanted, grounds = zip(*_stars(count, rng, asked=True), strict=True)
+    return _question("a star", ("shape",), wanted, grounds, noun=TRIGGER, seed=1000)
 
 
 def ask_for_known(*, count: int, seed: int) -> Question:
@@ -56,13 +73,13 @@ def ask_for_known(*, count: int, seed: int) -> Question:
     rng = np.random.default_rng([seed, 3])
     known = known_combinations(held_out=False)
     chosen = [known[index] for index in rng.choice(len(known), count, replace=False)]
-    return _question("what it knew", ("colour", "shape", "motion"), chosen, rng, noun="", seed=2000)
+    grounds = [str(ground) for ground in rng.choice(list(BACKGROUNDS), count)]
+    return _question("what it knew", ("colour", "shape", "motion"), chosen, grounds, noun="", seed=2000)
 
 
 def _question(
-    name: str, parts: tuple[str, ...], wanted: Sequence[Combination], rng: np.random.Generator, *, noun: str, seed: int
+    name: str, parts: tuple[str, ...], wanted: Sequence[Combination], grounds: Sequence[str], *, noun: str, seed: int
 ) -> Question:
-    grounds = rng.choice(list(BACKGROUNDS), len(wanted))
     return Question(
         name=name,
         parts=parts,
