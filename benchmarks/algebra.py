@@ -1,4 +1,4 @@
-"""Arithmetic on adapters, beside PEFT's add_weighted_adapter and the full decomposition that kohya's tools make."""
+"""Arithmetic on adapters, beside PEFT's add_weighted_adapter and the full decompositions of kohya, mergekit and FastVideo."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
 
 from reelora.adapters import Adapter, LoraSpec, Pair
-from reelora.adapters.algebra import merge, resize, singular_values
+from reelora.adapters.algebra import extract, merge, resize, singular_values
 
 from .side_by_side import Row, seconds_of_both
 
@@ -33,6 +33,7 @@ def run() -> Iterator[Row]:
     yield full
     yield _accuracy(pair)
     yield from _merges(one, two)
+    yield from _extraction(pair)
     whole = _adapter(2, num_layers=NUM_LAYERS)
     ours = seconds_of_both(
         f"resize {len(whole.pairs)} modules to 64 (theirs: full SVD of one, times {len(whole.pairs)})",
@@ -63,6 +64,27 @@ def _accuracy(pair: Pair) -> Row:
     ours, theirs = singular_values(pair), torch.linalg.svdvals(_update([(pair, 1.0)]).float())[:RANK].double()
     errors = [float(((found - true) / true).abs().max()) for found in (ours, theirs)]
     return Row(what="singular values: largest relative error", unit="", ours=errors[0], theirs=errors[1])
+
+
+def _extraction(pair: Pair) -> Iterator[Row]:
+    """One module of a fine-tune whose update is of rank 128 and noise: time, and what is lost at half of that rank."""
+    draw = torch.Generator().manual_seed(3)
+    change = (pair.b @ pair.a).add_(torch.randn(WIDTH, WIDTH, generator=draw), alpha=1e-4)
+    base = {"to_q.weight": torch.randn(WIDTH, WIDTH, generator=draw) / WIDTH**0.5}
+    tuned = {name: weight + change for name, weight in base.items()}
+
+    def theirs() -> Tensor:
+        left, values, right = torch.linalg.svd(tuned["to_q.weight"] - base["to_q.weight"], full_matrices=False)
+        return (left[:, : RANK // 2] * values[: RANK // 2]) @ right[: RANK // 2]
+
+    def ours() -> Tensor:
+        found = extract(base, tuned, rank=RANK // 2).pairs["transformer.to_q"]
+        return found.b @ found.a
+
+    true = (tuned["to_q.weight"] - base["to_q.weight"]).double()
+    what = f"extract rank {RANK // 2} from one module (theirs: full SVD)"
+    yield Row(what=f"{what}: share lost", unit="", ours=_error(true, ours().double()), theirs=_error(true, theirs().double()))
+    yield seconds_of_both(what, ours, theirs, repeats=1)
 
 
 def _merges(one: Adapter, two: Adapter) -> Iterator[Row]:

@@ -60,14 +60,20 @@ def layouts() -> str:
     """The dialects, and what the reader makes of one file of each."""
     sys.path.insert(0, str(FOLDER.parent / "tests" / "support"))
     from corpus import CASES, Case
+    from wild import DORAS, PUBLISHED, REFUSALS
 
     def verdict(case: Case) -> str:
         with TemporaryDirectory() as folder:
-            adapter = read_adapter(case.make(Path(folder)))
-        scale = adapter.pairs[case.module].scale
-        if scale is None:
+            adapter = read_adapter(case.make(Path(folder)), **case.options)
+        pair = adapter.pairs[case.module]
+        if pair.scale is None:
             return "unknown: looked at, but not used or written until `alpha=` or a producer is given"
-        return f"scale {scale:g}, by {adapter.scale_source}"
+        kept = f"; kept as a {pair.magnitude}, which is no plain LoRA" if pair.magnitude else ""
+        return f"scale {pair.scale:g}, by {adapter.scale_source}{kept}"
+
+    def verdicts(cases: tuple[Case, ...]) -> str:
+        rows = [[f"{case.name}{', with its YAML' * bool(case.options)}", case.layout, verdict(case)] for case in cases]
+        return _table(["file", "layout", "strength"], rows)
 
     rows = [
         [
@@ -86,8 +92,13 @@ def layouts() -> str:
         "# Layouts\n\nEvery tensor name of a file is explained by one layout; what none explains is an error that lists it.\n\n"
         + _table(heads, rows)
         + "\nOne file of each, made by running the producer where it is at hand and by its key table otherwise, is read so:\n\n"
-        + _table(["file", "layout", "strength"], [[case.name, case.layout, verdict(case)] for case in CASES])
-        + "\nRefused by name, because they are no `scale * B @ A`:\n\n"
+        + verdicts((*CASES, *DORAS))
+        + "\nFiles that nobody here made: `lora_disney.safetensors` of cloneofsimo/lora (names and shapes as published),\n"
+        "checkpoints of CogVideo's SAT code, and what its own converter makes of them:\n\n"
+        + verdicts(PUBLISHED)
+        + "\nFiles that are refused, and what the error says of them:\n\n"
+        + _table(["file", "reason"], [[refusal.name, refusal.why] for refusal in REFUSALS])
+        + "\nRefused by the ending of a name, because they are no `scale * B @ A`:\n\n"
         + _table(["ending", "what it is"], refused)
     )
 

@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reelora.adapters import Adapter, Pair, largest_difference, relative_difference
@@ -45,10 +45,31 @@ def test_values_that_are_no_numbers_are_found_before_use(adapter, value):
         sick.check_usable()
 
 
-@pytest.mark.parametrize(("a", "b"), [((4, 8), (6, 3)), ((4, 8, 1), (6, 4)), ((8,), (6, 4)), ((0, 8), (6, 0))])
+@pytest.mark.parametrize(
+    ("a", "b"), [((4, 8), (6, 3)), ((4, 8, 1), (6, 4)), ((8,), (6, 4)), ((0, 8), (6, 0)), ((4, 0), (6, 4)), ((4, 8), (0, 4))]
+)
 def test_factors_that_do_not_fit_are_no_pair(a, b):
     with pytest.raises(AdapterError, match=r"A is .* and B"):
         Pair(torch.ones(a), torch.ones(b), 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.bool, torch.complex64])
+def test_factors_that_are_no_floating_point_numbers_are_no_pair(dtype):
+    with pytest.raises(AdapterError, match=f"{dtype}.*floating point"):
+        Pair(torch.ones(4, 8, dtype=dtype), torch.ones(6, 4), 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.float8_e5m2])
+def test_factors_of_eight_bits_are_computed_with_as_bfloat16_which_has_all_their_values(dtype):
+    every = torch.arange(256, dtype=torch.uint8).view(dtype)
+    a = every[torch.isfinite(every.float())][None]
+    pair = Pair(a, torch.ones(6, 1), 1.0)
+    assert (pair.a.dtype, pair.dtype, pair.is_finite) == (torch.bfloat16, dtype, True)
+    assert torch.equal(pair.a.float(), a.float())
+    assert not Pair(every[None], torch.ones(6, 1), 1.0).is_finite
+    adapter = bare({Q: pair})
+    assert adapter.size_bytes == a.numel() + 6 * 4
+    assert torch.equal(adapter.delta(Q), a.float().expand(6, -1))
 
 
 def test_an_adapter_never_changes(adapter):
@@ -67,6 +88,7 @@ def test_what_is_no_adapter_is_refused_at_birth(adapter):
         bare({"blocks.0.to_q": adapter.pairs[Q], "unet": adapter.pairs[Q]}, provenance={"seed": 3})
 
 
+@settings(deadline=None)
 @given(
     rank=st.integers(1, 9),
     other=st.integers(1, 9),

@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 from corpus import CASES, NAME, PATH, RANK, SAT_MODULE, WIDTH, factors
+from peft import LoHaConfig, LoKrConfig, get_peft_model
+from psutil import Process
 from safetensors.torch import save_file
+from tiny_models import build_transformer
 
-from reelora.adapters import read_adapter, write_adapter
-from reelora.errors import AdapterError, UnknownScaleError
+from reelora.adapters import merge, read_adapter, report_modules, write_adapter, write_with_report
+from reelora.errors import AdapterError, ConfigError, FileFormatError, UnknownScaleError
 from reelora.layouts import LAYOUTS
 
 
@@ -97,12 +100,76 @@ def test_a_file_that_knows_only_some_of_its_alphas_is_unknown_where_the_format_h
         adapter.check_scale()
 
 
-def test_ss_network_alpha_is_not_believed_where_the_ranks_are_others(path):
-    flat = f"lora_unet_{PATH.replace('.', '_')}."
-    tensors = pair(flat, "lora_down.weight", "lora_up.weight")
-    adapter = read_adapter(save(path, tensors, {"ss_network_alpha": 64, "ss_network_dim": 128}))
-    assert adapter.pairs[NAME].scale == 1.0
-    assert "alpha = rank" in adapter.scale_source
+FLAT = f"lora_unet_{PATH.replace('.', '_')}."
+DOWN_UP = ("lora_down.weight", "lora_up.weight")
+OTHER = NAME.replace("to_out.0", "to_q")
+
+
+def kohya(other_rank=None, **alphas):
+    """One module of rank 4, another one of any rank, and alpha tensors by leaf."""
+    tensors = pair(FLAT, *DOWN_UP)
+    if other_rank:
+        flat = FLAT.replace("to_out_0", "to_q")
+        tensors |= {f"{flat}{DOWN_UP[0]}": torch.ones(other_rank, WIDTH), f"{flat}{DOWN_UP[1]}": torch.ones(WIDTH, other_rank)}
+    return tensors | {f"{FLAT.replace('to_out_0', leaf)}alpha": value for leaf, value in alphas.items()}
+
+
+@pytest.mark.parametrize("alpha", [None, 1])
+@pytest.mark.parametrize("header", [{"ss_network_alpha": 64, "ss_network_dim": 128}, {"ss_network_dim": 128}])
+def test_ranks_that_differ_from_kohyas_header_are_an_error_whatever_the_alpha(path, header, alpha):
+    with pytest.raises(AdapterError, match=r"another rank than the file's ss_network_dim says: .* \(4, not 128\)"):
+        read_adapter(save(path, kohya(), header), alpha=alpha)
+
+
+def test_ss_network_alpha_is_believed_where_there_is_but_one_rank(path):
+    adapter = read_adapter(save(path, kohya(), {"ss_network_alpha": 1}))
+    assert (adapter.pairs[NAME].scale, adapter.scale_source) == (0.25, "the file's ss_network_alpha")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        {"ss_network_alpha": 1},
+        {"ss_network_alpha": 1, "ss_network_dim": 4, "ss_network_args": {"conv_dim": 8, "conv_alpha": 2}},
+        {"ss_network_alpha": 1, "ss_network_dim": 4, "ss_network_args": {"block_dims": "2,8,8"}},
+    ],
+)
+def test_an_alpha_that_may_not_be_that_of_every_module_is_asked_for(path, header):
+    tensors = kohya(other_rank=8)
+    with pytest.raises(AdapterError, match=r"2 pairs have no alpha tensor, .*ss_network_alpha \(1\) .*rank 4.*rank 8.*alpha="):
+        read_adapter(save(path, tensors, header))
+    assert read_adapter(path, alpha=2).pairs[OTHER].scale == 0.25
+
+
+def test_a_convolution_of_kohyas_may_have_a_rank_and_an_alpha_of_its_own(path):
+    tensors = kohya(8, to_out_0=torch.tensor(1.0), to_q=torch.tensor(2.0))
+    header = {"ss_network_alpha": 1, "ss_network_dim": 4, "ss_network_args": {"conv_dim": 8, "conv_alpha": 2}}
+    adapter = read_adapter(save(path, tensors, header))
+    assert (adapter.pairs[NAME].scale, adapter.pairs[OTHER].scale) == (0.25, 0.25)
+    assert adapter.scale_source == "the file's alpha tensors"
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float8_e4m3fn, torch.float32])
+def test_an_alpha_tensor_and_the_header_agree_within_the_rounding_of_the_tensor(path, dtype):
+    stored = torch.tensor(1.2).to(dtype)
+    header = {"ss_network_alpha": 1.2, "ss_network_dim": 4}
+    adapter = read_adapter(save(path, kohya(to_out_0=stored), header))
+    assert adapter.pairs[NAME].scale == float(stored.float()) / 4
+    off = (1.2 * (1 + 2 * torch.finfo(dtype).eps)) if dtype != torch.float32 else 1.2001
+    with pytest.raises(AdapterError, match="disagree about the scale"):
+        read_adapter(save(path, kohya(to_out_0=stored), header | {"ss_network_alpha": off}))
+
+
+def test_the_rank_that_cloneofsimo_stores_has_to_be_that_of_the_tensors(path):
+    a, b = factors()
+    tensors, metadata = {"unet:3:down": a, "unet:3:up": b}, {"unet": '["CrossAttention", "Attention", "GEGLU"]'}
+    for rank, message in (
+        ("8", r"another rank than the header's :rank entries says: .* \(4, not 8\)"),
+        ("x", "no numbers: .*'x'"),
+    ):
+        save_file(tensors, path, metadata=metadata | {"unet:3:rank": rank})
+        with pytest.raises(AdapterError, match=message):
+            read_adapter(path)
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), -1.0])
@@ -159,6 +226,92 @@ def test_lycoris_products_are_exact_with_tucker_cores_and_whole_factors_too(path
     same(adapter.delta("unet.conv_in").reshape(8, 6, 3, 3), dense)
 
 
+def test_nothing_is_multiplied_out_before_it_is_used_and_the_kind_is_told(path):
+    """w1 and w2 of 120 x 120 are 115 kB; the update has 207 million numbers."""
+    save(path, {f"{FLAT}{name}": torch.ones(120, 120) for name in ("lokr_w1", "lokr_w2")})
+    before = Process().memory_info().rss
+    adapter = read_adapter(path)
+    held = adapter.pairs[NAME]
+    assert (held.kind, held.shape, held.rank, held.dtype) == ("LoKr", (14_400, 14_400), 14_400, torch.float32)
+    assert (adapter.ranks, adapter.num_parameters) == ((14_400,), 2 * 14_400**2)
+    assert Process().memory_info().rss - before < 20e6
+
+
+@pytest.mark.parametrize(
+    ("case", "kind"), [("LoHa", "LoHa"), ("LoKr", "LoKr"), ("PEFT, LoHa", "LoHa"), ("PEFT, LoKr", "LoKr"), ("kohya", "LoRA")]
+)
+def test_a_pair_says_how_it_was_stored(case, kind, tmp_path):
+    adapter = read_adapter(next(entry for entry in CASES if entry.name == case).make(tmp_path))
+    assert adapter.pairs[NAME].kind == kind
+
+
+@pytest.mark.parametrize("config", [LoHaConfig(r=2, alpha=3), LoKrConfig(r=2, alpha=3), LoKrConfig(r=8, alpha=3)])
+def test_pefts_own_loha_and_lokr_are_what_peft_computes(config, tmp_path):
+    config.target_modules = [PATH]
+    config.init_weights = False
+    model = get_peft_model(build_transformer(), config)
+    model.save_pretrained(str(tmp_path / "peft"))
+    expected = model.base_model.model.get_submodule(PATH).get_delta_weight("default")
+    same(read_adapter(tmp_path / "peft").delta(NAME), expected)
+
+
+def test_a_lokr_has_no_higher_rank_than_its_factors_can_have(path):
+    """w1 of 4 x 4 through a rank of 50, w2 of 8 x 8 through one of 60: 32, not 3,000."""
+    torch.manual_seed(0)
+    parts = {"lokr_w1_a": (4, 50), "lokr_w1_b": (50, 4), "lokr_w2_a": (8, 60), "lokr_w2_b": (60, 8)}
+    tensors = {name: torch.randn(shape) for name, shape in parts.items()}
+    adapter = read_adapter(save(path, {f"{FLAT}{name}": tensor for name, tensor in tensors.items()}))
+    assert adapter.pairs[NAME].rank == 32
+    dense = torch.kron(tensors["lokr_w1_a"] @ tensors["lokr_w1_b"], tensors["lokr_w2_a"] @ tensors["lokr_w2_b"])
+    torch.testing.assert_close(adapter.delta(NAME), dense, rtol=1e-5, atol=1e-3)  # sums of 3,000 products of order 1
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"lokr_w1": (200, 200), "lokr_w2": (200, 200)},
+        {"lokr_w1_a": (30_000, 1), "lokr_w1_b": (1, 30_000), "lokr_w2": (2, 2)},
+        {"hada_w1_a": (30_000, 1), "hada_w1_b": (1, 30_000), "hada_w2_a": (30_000, 1), "hada_w2_b": (1, 30_000)},
+        {"lora_down.weight": (1, 9_000, 1, 1), "lora_mid.weight": (9_000, 1, 3, 3), "lora_up.weight": (1, 9_000, 1, 1)},
+    ],
+)
+def test_a_small_file_that_claims_an_absurd_layer_is_refused_by_its_header(path, parts):
+    tensors = {f"lora_unet_conv_in.{name}": torch.ones(shape) for name, shape in parts.items()}
+    with pytest.raises(AdapterError, match="more numbers than any layer of a model has"):
+        read_adapter(save(path, tensors), alpha=1)
+
+
+def test_alpha_has_no_meaning_where_every_module_is_a_lokr_of_two_whole_factors(path):
+    whole = {"lokr_w1": torch.ones(4, 4), "lokr_w2": torch.ones(8, 8)}
+    tensors = {f"{FLAT}{name}": tensor for name, tensor in whole.items()}
+    with pytest.raises(ConfigError, match=r"alpha=8 has no meaning here: .*whole factors.*Leave alpha out"):
+        read_adapter(save(path, tensors), alpha=8)
+    other = {name.replace("to_out_0", "to_q"): tensor for name, tensor in kohya().items()}
+    adapter = read_adapter(save(path, tensors | other), alpha=8)
+    assert (adapter.pairs[NAME].scale, adapter.pairs[OTHER].scale) == (1.0, 2.0)
+    assert adapter.scale_source == "alpha=8, as given; scale 1 by LyCORIS' definition for 1 LoKr of two whole factors"
+
+
+def test_pefts_lokr_of_two_whole_factors_has_no_strength_without_its_config(tmp_path):
+    folder = next(case for case in CASES if case.name == "PEFT, LoKr of two whole factors").make(tmp_path)
+    assert read_adapter(folder, alpha=16).pairs[NAME].scale == 2.0
+    (folder / "adapter_config.json").unlink()
+    assert read_adapter(folder).pairs[NAME].scale is None
+
+
+def test_eight_bits_are_read_used_and_written_as_the_same_values(path, tmp_path):
+    tensors = {name: tensor.to(torch.float8_e4m3fn) for name, tensor in kohya(to_out_0=torch.tensor(2.0)).items()}
+    adapter = read_adapter(save(path, tensors))
+    a, b = (tensors[f"{FLAT}{ending}"].float() for ending in DOWN_UP)
+    same(adapter.delta(NAME), 0.5 * b @ a)
+    report = write_with_report(adapter, tmp_path / "wide.safetensors")
+    assert report.proof == 0.0
+    assert "1 modules of eight bits are written in bfloat16" in " ".join(report.notes)
+    same(read_adapter(tmp_path / "wide.safetensors").delta(NAME), 0.5 * b @ a)
+    same(merge([(adapter, 1.0)]).delta(NAME), 0.5 * b @ a)
+    assert next(report_modules(adapter)).is_finite
+
+
 def test_a_loha_whose_product_has_full_rank_becomes_a_dense_update(path):
     torch.manual_seed(0)
     parts = {f"hada_w{n}_{side}": torch.randn((6, 3) if side == "a" else (3, 4)) for n in "12" for side in "ab"}
@@ -182,6 +335,7 @@ def test_a_dora_is_kept_with_which_dora_it_is_and_never_used_as_a_plain_lora(pat
     magnitude = adapter.pairs[NAME].magnitude
     assert magnitude
     assert (magnitude.made_by, magnitude.axis) == kind
+    assert adapter.pairs[NAME].kind == f"DoRA of {kind[0]} over {kind[1]}"
     with pytest.raises(AdapterError, match="depends on the weights of its base"):
         adapter.delta(NAME)
     layout = "diffusers" if kind[0] == "PEFT" else "kohya"
@@ -208,6 +362,32 @@ def test_a_dora_is_kept_with_which_dora_it_is_and_never_used_as_a_plain_lora(pat
 def test_what_cannot_be_represented_is_refused_by_name(path, tensors, message):
     with pytest.raises(AdapterError, match=message):
         read_adapter(save(path, tensors), alpha=1)
+
+
+def test_a_dora_that_lost_the_norms_of_one_module_is_refused(path):
+    settings = {"r": 4, "lora_alpha": 2, "use_dora": True}
+    tensors = pair() | pair(f"{OTHER}.") | {f"{NAME}.lora_magnitude_vector": torch.ones(WIDTH)}
+    with pytest.raises(AdapterError, match=rf"says use_dora, but 1 of 2 modules have no norms of a DoRA: {OTHER}"):
+        read_adapter(save(path, tensors, {"lora_adapter_metadata": settings}))
+
+
+def test_an_entry_or_config_that_says_a_thing_twice_is_refused(path, tmp_path):
+    twice = '{"r": 4, "lora_alpha": 2, "lora_alpha": 64}'
+    save_file(pair(), path, metadata={"lora_adapter_metadata": twice})
+    with pytest.raises(AdapterError, match=r"lora_adapter_metadata: .*1 names occur twice, first 'lora_alpha'"):
+        read_adapter(path)
+    folder = next(case for case in CASES if case.name == "PEFT").make(tmp_path)
+    (folder / "adapter_config.json").write_text(twice)
+    with pytest.raises(FileFormatError, match=r"adapter_config.json: .*1 names occur twice, first 'lora_alpha'"):
+        read_adapter(folder)
+
+
+def test_another_method_of_peft_is_refused_by_name(tmp_path):
+    folder = next(case for case in CASES if case.name == "PEFT").make(tmp_path)
+    config = folder / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "peft_type": "ADALORA"}))
+    with pytest.raises(AdapterError, match="peft_type='ADALORA': of PEFT's methods only LORA, LOHA, LOKR can be read"):
+        read_adapter(folder)
 
 
 def test_textual_inversion_tokens_come_along(tmp_path):

@@ -60,9 +60,14 @@ def test_a_bare_sat_lora_is_not_used(case):
         largest_error(case, read_adapter(GOLDEN / case / "transformer"))
 
 
+@pytest.mark.parametrize(("case", "alpha"), [("t2v_2b_lora", 1), ("t2v_5b_lora_a8", 8)])
+def test_what_the_original_exporter_made_gives_sats_output_at_sats_alpha(case, alpha):
+    assert largest_error(case, read_adapter(GOLDEN / case / "exported_lora", alpha=alpha)) < TOLERANCE
+
+
 def test_the_scale_that_peers_take_is_far_off():
     """The original exporter stores no alpha, so that other loaders run the file at scale 1."""
-    wrong = read_adapter(GOLDEN / "t2v_2b_lora" / "transformer", alpha=4)
+    wrong = read_adapter(GOLDEN / "t2v_2b_lora" / "exported_lora", alpha=4)
     assert largest_error("t2v_2b_lora", wrong) > 0.1
 
 

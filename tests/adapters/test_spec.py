@@ -42,7 +42,7 @@ def test_rslora_divides_by_the_square_root():
         ({"target_modules": ("to_q", "")}, "holds ''"),
         ({"target_modules": "to_(q"}, "no regular expression"),
         ({"rank_pattern": {"to_q": 0}}, r"rank_pattern\['to_q'\] is 0"),
-        ({"alpha_pattern": {"(": 1}}, "no regular expression"),
+        ({"alpha_pattern": {"(": 1}}, "no pattern for module paths: it opens a bracket that is never closed"),
         ({"alpha_pattern": 3}, "has to map"),
     ],
 )

@@ -6,7 +6,7 @@ from typing import Any
 import peft
 import pytest
 import torch
-from corpus import NAME, PATH, factors
+from corpus import CASES, NAME, PATH, factors
 from diffusers.loaders.lora_pipeline import StableDiffusionLoraLoaderMixin
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 from hypothesis import given, settings
@@ -19,7 +19,9 @@ from reelora.adapters import (
     WRITTEN,
     Adapter,
     LoraSpec,
+    Magnitude,
     Pair,
+    content_hash,
     largest_difference,
     read_adapter,
     write_adapter,
@@ -34,11 +36,6 @@ LEAVES = ("to_q", "to_k", "to_v", "to_out.0")
 
 def target(folder, layout):
     return folder / {"peft": "adapter", "sat": "adapter.pt"}.get(layout, "adapter.safetensors")
-
-
-def read_back(folder, layout):
-    """SAT's layout cannot store its alpha, which is 1."""
-    return read_adapter(target(folder, layout), producer="sat" if layout == "sat" else None)
 
 
 def make_adapter(scales=(0.5, 0.3), ranks=(4, 2), dtype=torch.float32, leaves=LEAVES[:2], layers=1, **more):
@@ -60,14 +57,14 @@ def test_every_layout_gives_back_what_it_was_given(layout, tmp_path):
     """A and B bit for bit where the layout stores alpha; SAT scales B in float32, one rounding."""
     adapter = make_adapter(provenance={"trigger_words": "twinkle"})
     proof = write_adapter(adapter, target(tmp_path, layout), layout)
-    again = read_back(tmp_path, layout)
+    again = read_adapter(target(tmp_path, layout))
     assert proof <= PROOFS[torch.float32]
     assert again.layout == layout
     kept = {name: pair for name, pair in again.pairs.items() if name in adapter.pairs}
     assert proof == pytest.approx(largest_difference(adapter, make_like(again, kept)), abs=1e-9)
+    assert again.provenance == {"trigger_words": "twinkle"}
     if layout != "sat":
         assert proof == 0.0
-        assert again.provenance["trigger_words"] == "twinkle"
         assert all(torch.equal(kept[name].a, pair.a) and kept[name].scale == pair.scale for name, pair in adapter.pairs.items())
 
 
@@ -85,6 +82,116 @@ def test_any_layout_to_any_other_and_back_is_the_identity(first, second, tmp_pat
         write_adapter(adapter, target(folder, layout), layout)
         adapter = read_adapter(target(folder, layout))
     assert largest_difference(make_adapter(scales=(0.5, 1 / 3)), adapter) == 0.0
+
+
+@pytest.mark.parametrize("other", [layout for layout in WRITTEN if layout != "sat"])
+def test_a_scale_that_is_a_power_of_two_goes_through_sat_and_back_unchanged(other, tmp_path):
+    """SAT's layout has every projection of every layer, one rank, and the scale in B: a power of two rounds nothing."""
+    wanted = make_adapter(
+        scales=(0.5,), ranks=(4,), leaves=LEAVES, layers=2, provenance={"trigger_words": "twinkle", "a.b": "c"}
+    )
+    adapter = wanted
+    for number, layout in enumerate((other, "sat", other, "sat")):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        assert write_adapter(adapter, target(folder, layout), layout) == 0.0
+        adapter = read_adapter(target(folder, layout))
+        assert adapter.provenance == wanted.provenance
+    assert largest_difference(wanted, adapter) == 0.0
+    assert adapter.scale_source == "the header's lora_alpha"
+
+
+def dora(made_by, axis):
+    a, b = factors()
+    names = torch.rand(len(b) if axis == "out" else a.shape[1])
+    return {NAME: Pair(a, b, 0.5, magnitude=Magnitude(names, axis, made_by))}
+
+
+@pytest.mark.parametrize("layout", WRITTEN)
+@pytest.mark.parametrize(
+    ("made_by", "axis", "able"),
+    [
+        ("PEFT", "out", ["diffusers", "peft"]),
+        ("LyCORIS", "out", ["kohya"]),
+        ("LyCORIS", "in", ["kohya", "comfyui"]),
+    ],
+)
+def test_a_dora_is_written_only_where_its_norms_mean_the_same(layout, made_by, axis, able, tmp_path):
+    adapter = Adapter(pairs=dora(made_by, axis), spec=None, layout="memory", scale_source="a test")
+    if layout in able:
+        write_adapter(adapter, target(tmp_path, layout), layout)
+        again = read_adapter(target(tmp_path, layout))
+        assert again.pairs[NAME].kind == adapter.pairs[NAME].kind
+        assert content_hash(again) == content_hash(adapter)
+    else:
+        with pytest.raises(AdapterError) as caught:
+            write_adapter(adapter, target(tmp_path, layout), layout)
+        assert NAME in str(caught.value)
+        assert layout == "sat" or str(caught.value).endswith(f"Layouts that can hold it: {', '.join(able)}.")
+        assert not list(tmp_path.iterdir())
+
+
+def test_stock_peft_makes_the_same_of_a_dora_that_we_read_and_wrote(tmp_path):
+    torch.manual_seed(0)
+    model = build_transformer()
+    config = peft.LoraConfig(r=4, lora_alpha=2, target_modules=["to_q"], use_dora=True, init_lora_weights=False)
+    theirs: Any = peft.get_peft_model(build_like(model), config)
+    for name, parameter in theirs.named_parameters():
+        if "magnitude" in name:
+            parameter.data *= 1 + torch.rand_like(parameter)
+    theirs.save_pretrained(str(tmp_path / "theirs"))
+    adapter = read_adapter(tmp_path / "theirs")
+    write_adapter(adapter, tmp_path / "ours", "peft")
+    same(forward(peft.PeftModel.from_pretrained(build_like(model), str(tmp_path / "ours"))), forward(theirs))
+    write_adapter(adapter, tmp_path / "adapter.safetensors")
+    pipe = build_pipeline()
+    pipe.transformer.load_state_dict(model.state_dict())
+    pipe.load_lora_weights(str(tmp_path), weight_name="adapter.safetensors")
+    same(forward(pipe.transformer), forward(theirs))
+
+
+def test_a_dora_beside_a_plain_lora_is_no_adapter_of_pefts(tmp_path):
+    pairs = {**dora("PEFT", "out"), NAME.replace("to_out.0", "to_q"): Pair(*factors(), 0.5)}
+    mixed = Adapter(pairs=pairs, spec=None, layout="memory", scale_source="a test")
+    for layout in ("diffusers", "peft"):
+        with pytest.raises(AdapterError, match=r"1 of 2 pairs of the transformer are no DoRA"):
+            write_adapter(mixed, target(tmp_path, layout), layout)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["text_encoder.text_model.encoder.layers.0.mlp.fc1", "unet.conv_in"])
+def test_comfyui_gets_nothing_that_it_would_not_find(name, tmp_path):
+    pairs = {name: Pair(*factors(), 0.5)}
+    adapter = Adapter(pairs=pairs, spec=None, layout="memory", scale_source="a test")
+    with pytest.raises(AdapterError, match=rf"no names for 1 modules, first {name}. Layouts that can hold it: .*kohya"):
+        write_adapter(adapter, target(tmp_path, "comfyui"), "comfyui")
+
+
+@pytest.mark.parametrize("layout", ["diffusers", "kohya", "peft", "sat"])
+def test_values_too_large_for_the_dtype_of_the_file_are_refused_by_name(layout, tmp_path):
+    adapter = make_adapter(scales=(0.5,), ranks=(4,), leaves=LEAVES)
+    last = list(adapter.pairs)[-1]
+    large = Pair(adapter.pairs[last].a, adapter.pairs[last].b * 1e6, 0.5)
+    adapter = Adapter(pairs={**adapter.pairs, last: large}, spec=None, layout="memory", scale_source="a test")
+    with pytest.raises(AdapterError, match=r"1 tensors hold values too large for torch.float16: .*att.*bf16"):
+        write_adapter(adapter, target(tmp_path, layout), layout, dtype=torch.float16)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("dtype", [torch.float8_e4m3fn, torch.int8])
+def test_a_dtype_without_a_proof_is_refused(dtype, tmp_path):
+    with pytest.raises(ConfigError, match=f"dtype is {dtype}"):
+        write_adapter(make_adapter(), target(tmp_path, "kohya"), "kohya", dtype=dtype)
+
+
+def test_a_lokr_is_written_as_the_lora_that_it_is_and_the_report_says_so(tmp_path):
+    adapter = read_adapter(next(case for case in CASES if case.name == "LoKr").make(tmp_path))
+    (tmp_path / "out").mkdir()
+    report = write_with_report(adapter, target(tmp_path / "out", "diffusers"))
+    assert "1 modules of LoHa or LoKr are multiplied out into LoRAs" in " ".join(report.notes)
+    again = read_adapter(target(tmp_path / "out", "diffusers"))
+    assert (again.pairs[NAME].kind, again.pairs[NAME].rank) == ("LoRA", adapter.pairs[NAME].rank)
+    assert torch.equal(again.delta(NAME), adapter.delta(NAME))
 
 
 @settings(max_examples=25, deadline=None)
@@ -138,7 +245,11 @@ def test_sat_computes_what_the_adapter_means_with_its_default_alpha_of_one(tmp_p
     [
         ("sat", "transformer.proj_out", "plain LoRAs of to_q"),
         ("sat", "unet.conv_in", "CogVideoX transformer only"),
-        ("kohya", "transformer.my_blocks.0.to_q", "no names for 1 modules, first transformer.my_blocks.0.to_q"),
+        (
+            "kohya",
+            "transformer.my_blocks.0.to_q",
+            "first transformer.my_blocks.0.to_q. Layouts that can hold it: diffusers, peft, comfyui.",
+        ),
         ("fun", "text_encoder_2.text_model.encoder.layers.0.mlp.fc1", "no names for 1 modules"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import re
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_models import build_text_encoder, build_transformer
 from torch import nn
@@ -69,6 +70,7 @@ def test_dots_are_never_guessed():
 
 
 @pytest.mark.parametrize("layout", WRITTEN, ids=lambda row: row.name)
+@settings(deadline=None)
 @given(module=ATTENTION)
 def test_every_written_name_is_read_as_the_same_module_by_the_same_layout_alone(layout, module):
     keys = {layout.grammar.spell(module, slot): slot for slot in ("A", "B")}
@@ -103,6 +105,57 @@ def test_the_original_sdxl_code_names_the_same_modules_otherwise(spelled, path):
 
 
 @pytest.mark.parametrize(
+    ("spelled", "path"),
+    [
+        ("input_blocks.4.1.transformer_blocks.0.attn1.to_q", "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"),
+        ("middle_block.2.emb_layers.1", "mid_block.resnets.1.time_emb_proj"),
+        ("output_blocks.2.2.conv", "up_blocks.0.upsamplers.0.conv"),
+        ("time_embed.0", "time_embedding.linear_1"),
+        ("out.2", "conv_out"),
+    ],
+)
+def test_comfyuis_names_of_a_unet_are_those_of_the_original_code_with_dots(spelled, path):
+    known = "diffusion_model.input_blocks.1.1.proj_in.lora_down.weight"
+    reading = detect([known, f"diffusion_model.{spelled}.lora_down.weight"], {})
+    assert (reading.layout, reading.problems) == (BY_NAME["comfyui"], ())
+    assert list(reading.modules) == ["unet.down_blocks.0.attentions.0.proj_in", f"unet.{path}"]
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "input_blocks.99.1.proj_in",
+        "input_blocks.4.1.no_such_layer",
+        "input_blocks.4.1.transformer.blocks.0.attn1.to.q",
+        "middle_block",
+    ],
+)
+def test_a_name_that_the_original_code_has_not_is_a_stranger_and_no_path_of_ours(spelled):
+    reading = detect([f"diffusion_model.{spelled}.lora_down.weight"], {})
+    assert (reading.modules, len(reading.problems)) == ({}, 1)
+
+
+def test_what_comfyui_would_not_find_is_not_spelled_for_it():
+    spell = BY_NAME["comfyui"].grammar.spell
+    assert spell("transformer.proj_out", "A")
+    assert spell("unet.down_blocks.0.attentions.0.proj_in", "A") is None
+    assert spell("text_encoder.text_model.encoder.layers.0.mlp.fc1", "A") is None
+
+
+@pytest.mark.parametrize(
+    ("prefix", "role"), [("lora_te_", "text_encoder"), ("lora_te1_", "text_encoder"), ("lora_te2_", "text_encoder_2")]
+)
+def test_onetrainers_transformer_and_text_encoders_are_one_file(prefix, role):
+    keys = [
+        "lora_transformer_transformer_blocks_0_attn1_to_q.lora_down.weight",
+        f"{prefix}text_model_encoder_layers_0_self_attn_q_proj.lora_down.weight",
+    ]
+    reading = detect(keys, {})
+    assert (reading.layout, reading.problems) == (BY_NAME["onetrainer"], ())
+    assert {name.partition(".")[0] for name in reading.modules} == {"transformer", role}
+
+
+@pytest.mark.parametrize(
     ("prefix", "role"), [("lora_te_", "text_encoder"), ("lora_te1_", "text_encoder"), ("lora_te2_", "text_encoder_2")]
 )
 def test_kohya_numbers_text_encoders(prefix, role):
@@ -120,13 +173,17 @@ def test_the_whole_file_tells_a_unet_from_a_transformer():
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        (["transformer.a.lora_A.weight", "stray"], "1 tensors have names that this layout has not: stray"),
+        (["transformer.a.lora_A.weight", "stray"], "1 tensors have names that this layout has not: 'stray'"),
         (["a.lora_A.one.weight", "a.lora_B.two.weight"], r"mixes 2 adapter slots \(one, two\)"),
         (["lora_unet_conv_in.lora_down.weight", "lora_unet_conv_in.diff"], "no LoRA but a full difference"),
         (["lora_unet_conv_in.oft_blocks"], "OFT"),
         (["lora_unet_input_blocks_0_0.alpha", "lora_unet_conv_in.alpha"], "twice under two spellings"),
         (["unet:0:up", "unet:0:down"], "have names that this layout has not"),
-        (["transformer_blocks.0.attn1.to_q.weight"], "have names that this layout has not"),
+        (["transformer_blocks.0.attn1.to_q.weight"], "have names that no known layout has"),
+        (["transformer.a.lora_A.weight", "\x1b[2J"], re.escape(r"'\x1b[2J'")),
+        (["transformer.a.lora_A.weight", "x" * 1_000_000], r"'x{100,130} \.\.\. \(1,000,002 characters\)"),
+        (["a.lora_A.\x1b.weight", "a.lora_B.\x1b.weight"], "have names that no known layout has"),
+        (["unet:0:up", "<\x1b>"], "have names that this layout has not"),
         ([], ""),
     ],
 )
@@ -167,7 +224,7 @@ def test_the_walk_gives_every_module_of_a_published_file_the_shape_it_has_in_sta
 @pytest.mark.parametrize(("count", "modules"), [(144, 144), (128, 128), (48, 48)])
 def test_a_bare_list_tells_its_walk_by_its_length(count, modules):
     reading = detect([str(index) for index in range(2 * count)], {})
-    assert (reading.layout.name, len(reading.modules), reading.problems) == ("cloneofsimo-list", modules, ())
+    assert (reading.layout, len(reading.modules), reading.problems) == (BY_NAME["cloneofsimo-list"], modules, ())
     assert detect([str(index) for index in range(2 * count - 2)], {}).problems
 
 
@@ -182,12 +239,51 @@ def test_all_of_a_sat_checkpoint_is_explained():
         "first_stage_model.encoder.conv_in.conv.weight",
     ]
     reading = detect(keys, {})
-    assert (reading.layout.name, reading.num_base, reading.problems) == ("sat", 4, ())
+    assert (reading.layout, reading.num_base, reading.problems) == (BY_NAME["sat"], 4, ())
     assert list(reading.modules) == ["transformer.transformer_blocks.0.attn1.to_v"]
     assert detect([*keys, f"{base}.query_key_value.matrix_A.3"], {}).problems
     assert detect([*keys, f"{base}.dense.matrix_A.1"], {}).problems
 
 
+@pytest.mark.parametrize(
+    "ending",
+    ["lora_A.weight", "lora_down.weight", "hada_w1_a", "lokr_w2", "dora_scale", "alpha", "diff", "diff_b", "oft_blocks"],
+)
+@pytest.mark.parametrize("module", ["model.diffusion_model.transformer.layers.0.mlp", "conditioner.x", "first_stage_model.x"])
+def test_in_a_sat_checkpoint_nothing_that_looks_like_an_adapter_passes_for_the_base(module, ending):
+    keys = [f"model.diffusion_model.transformer.layers.0.attention.dense.matrix_{side}.0" for side in "AB"]
+    reading = detect([*keys, f"{module}.{ending}"], {})
+    assert (reading.layout, reading.num_base) == (BY_NAME["sat"], 0)
+    assert f"'{module}.{ending}'" in reading.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("key", "layout"),
+    [
+        ("lora_unet_double_blocks_0_img_attn_proj.lora_down.weight", "kohya"),
+        ("lora_unet__double_blocks_0_img_attn_proj.lora_down.weight", "fun"),
+        ("lora_transformer_double_blocks_0_img_attn_proj.lora_down.weight", "onetrainer"),
+        ("diffusion_model.input_blocks.77.1.proj_in.lora_down.weight", "comfyui"),
+        ("base_model.model.to_q.ia3_l", "peft"),
+        ("unet:7:middle", "cloneofsimo"),
+        ("model.layers.0.matrix_A.7", "sat"),
+        ("stray", None),
+    ],
+)
+def test_a_file_that_no_layout_explains_is_told_by_its_prefixes(key, layout):
+    reading = detect([key], {})
+    assert (reading.layout.name if reading.layout else None) == layout
+    assert len(reading.problems) == 1
+
+
+def test_a_name_of_many_letters_is_a_stranger_at_once():
+    for key in (f"lora_unet_input_blocks_{'_' * 80_000}", f"transformer.{'a.' * 40_000}lora_A.weight", f"unet:{'9' * 9_000}"):
+        start = time.process_time()
+        assert detect([key], {}).problems
+        assert time.process_time() - start < 0.1
+
+
+@settings(deadline=None)
 @given(
     st.lists(st.text(max_size=40), max_size=6), st.dictionaries(st.sampled_from(["unet", "text_encoder"]), st.text(max_size=9))
 )

@@ -6,13 +6,13 @@ adds to the weight of `NAME` at strength 1, computed here in the way that produc
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
-from peft import LoraConfig, get_peft_model
+from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from tiny_models import build_transformer
 from torch import Tensor
@@ -39,6 +39,8 @@ class Case:
     module: str = NAME
     delta: Callable[[], Tensor] | None = None
     """Where it is not ``scale * B @ A`` of `factors`."""
+    options: Mapping[str, Any] = field(default_factory=dict)
+    """What is said beside the file when it is read."""
 
 
 def factors() -> tuple[Tensor, Tensor]:
@@ -74,6 +76,20 @@ def by_peft(alpha: int, **options: Any) -> Callable[[Path], Path]:
         config = LoraConfig(r=RANK, lora_alpha=alpha, target_modules=[PATH], **options)
         model: Any = get_peft_model(build_transformer(), config)
         _fill(model.base_model.model)
+        model.save_pretrained(str(folder / "peft"))
+        return folder / "peft"
+
+    return make
+
+
+def by_peft_product(config: Any, parts: Callable[[], dict[str, Tensor]]) -> Callable[[Path], Path]:
+    """PEFT's own LoHa and LoKr, under LyCORIS' names; its config calls alpha ``alpha``."""
+
+    def make(folder: Path) -> Path:
+        model: Any = get_peft_model(build_transformer(), config)
+        layer = model.base_model.model.get_submodule(PATH)
+        for name, tensor in parts().items():
+            getattr(layer, name)["default"].data = tensor
         model.save_pretrained(str(folder / "peft"))
         return folder / "peft"
 
@@ -143,6 +159,16 @@ def lokr() -> dict[str, Tensor]:
     return {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
 
 
+def whole_lokr() -> dict[str, Tensor]:
+    generator = torch.Generator().manual_seed(10)
+    return {name: torch.randn(side, side, generator=generator) for name, side in (("lokr_w1", 4), ("lokr_w2", 8))}
+
+
+def whole_lokr_delta() -> Tensor:
+    """PEFT multiplies by alpha / r here too, LyCORIS does not."""
+    return torch.kron(whole_lokr()["lokr_w1"], whole_lokr()["lokr_w2"]) * (3 / 8)
+
+
 def lokr_delta() -> Tensor:
     w = lokr()
     return torch.kron(w["lokr_w1"], w["lokr_w2_a"] @ w["lokr_w2_b"]) * (3 / 2)
@@ -174,6 +200,18 @@ CASES = (
     Case(name="PEFT", layout="peft", make=by_peft(alpha=2), scale=0.5),
     Case(name="PEFT, rsLoRA", layout="peft", make=by_peft(alpha=3, use_rslora=True), scale=1.5),
     Case(name="PEFT, patterns", layout="peft", make=by_peft(alpha=9, alpha_pattern={PATH: 1}), scale=0.25),
+    Case(
+        name="PEFT, LoHa", layout="peft", scale=1.5, delta=loha_delta,
+        make=by_peft_product(LoHaConfig(r=2, alpha=3, target_modules=[PATH]), loha),
+    ),
+    Case(
+        name="PEFT, LoKr", layout="peft", scale=1.5, delta=lokr_delta,
+        make=by_peft_product(LoKrConfig(r=2, alpha=3, target_modules=[PATH]), lokr),
+    ),
+    Case(
+        name="PEFT, LoKr of two whole factors", layout="peft", scale=3 / 8, delta=whole_lokr_delta,
+        make=by_peft_product(LoKrConfig(r=8, alpha=3, target_modules=[PATH]), whole_lokr),
+    ),
     Case(name="PEFT, slot", layout="peft-slot", make=keyed(f"{PATH}.{{}}", *SLOT), scale=None),
     Case(name="kohya", layout="kohya", make=keyed(f"lora_unet_{FLAT}.{{}}", *DOWN_UP, ALPHA), scale=0.5),
     Case(name="kohya without alpha", layout="kohya", make=keyed(f"lora_unet_{FLAT}.{{}}", *DOWN_UP), scale=1.0),
@@ -194,6 +232,10 @@ CASES = (
     Case(name="VideoX-Fun", layout="fun", make=keyed(f"lora_unet__{FLAT}.{{}}", *DOWN_UP, ALPHA), scale=0.5),
     Case(name="VideoX-Fun, for ComfyUI", layout="comfyui", make=keyed(f"diffusion_model.{PATH}.{{}}", *AB), scale=None),
     Case(name="ai-toolkit", layout="comfyui", make=keyed(f"diffusion_model.{PATH}.{{}}", *DOWN_UP, ALPHA), scale=0.5),
+    Case(
+        name="ComfyUI, SD", layout="comfyui", module=f"unet.{SD}.to_q", scale=0.5,
+        make=keyed("diffusion_model.input_blocks.1.1.transformer_blocks.0.attn1.to_q.{}", *DOWN_UP, ALPHA),
+    ),
     Case(name="OneTrainer", layout="onetrainer", make=keyed(f"lora_transformer_{FLAT}.{{}}", *DOWN_UP, ALPHA), scale=0.5),
     Case(name="SimpleTuner", layout="onetrainer", make=keyed(f"lycoris_{FLAT}.{{}}", *DOWN_UP, ALPHA), scale=0.5),
     Case(

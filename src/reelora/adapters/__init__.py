@@ -1,14 +1,15 @@
 """A LoRA as data: what it is made of, how strong it is, and its file."""
 
-from .adapter import ROLES, Adapter, split_role
+from .adapter import ROLES, Adapter, by_role, split_role
 from .advice import Advice, share_of_layer
 from .algebra import METHODS, Kept, changed_elsewhere, diff, energy_kept, extract, merge, resize, spectrum
-from .base import base_of
+from .base import base_of, compared_with_base, fingerprints_of
 from .compare import largest_difference, relative_difference
 from .pair import FactorA, FactorB, Magnitude, Pair, Update
 from .producers import PRODUCERS, Producer
 from .read import read_adapter
 from .report import ModuleReport, advice_on, check_fits, content_hash, facts_of, report_modules
+from .source import open_source
 from .spec import ATTENTION_TARGETS, LoraSpec
 from .write import PROOFS, WRITTEN, Written, write_adapter, write_with_report
 
@@ -33,15 +34,19 @@ __all__ = [
     "Written",
     "advice_on",
     "base_of",
+    "by_role",
     "changed_elsewhere",
     "check_fits",
+    "compared_with_base",
     "content_hash",
     "diff",
     "energy_kept",
     "extract",
     "facts_of",
+    "fingerprints_of",
     "largest_difference",
     "merge",
+    "open_source",
     "read_adapter",
     "relative_difference",
     "report_modules",

@@ -76,8 +76,8 @@ class Adapter:
 
     @property
     def size_bytes(self) -> int:
-        """Bytes of A and B of all pairs."""
-        return sum(pair.a.nbytes + pair.b.nbytes for pair in self.pairs.values())
+        """Bytes of A and B of all pairs, in the dtype that is stored."""
+        return sum(pair.size_bytes for pair in self.pairs.values())
 
     def delta(self, name: str) -> Update:
         """The dense update ``scale * B @ A`` of one module at strength 1, in float32.

@@ -1,37 +1,71 @@
 """How far two adapters are apart, without ever building a dense update."""
 
 import math
+from dataclasses import replace
 
 import torch
 
 from reelora.errors import MismatchError, first_few
 
 from .adapter import Adapter, Pair
+from .threads import one_thread
 
-__all__ = ["largest_difference", "relative_difference"]
+__all__ = ["differences", "largest_difference", "relative_difference"]
 
 
+@one_thread()
 def relative_difference(expected: Pair, actual: Pair) -> float:
     """``|E - F| / |E|`` (Frobenius) of the updates ``E`` and ``F`` of two pairs, in float64.
 
     ``E - F = [s B, -t C] [A; D]`` is a product of thin matrices, so ``|E - F| = |R S^T|`` with R and S from their QR
-    decompositions: rank-sized work. Raises MismatchError for pairs of different modules; both scales have to be known.
+    decompositions: rank-sized work. Of two DoRAs, the larger one of this and the relative difference of their norms. Infinite
+    where a value is NaN or infinite. Raises MismatchError for pairs of different modules, and for a DoRA beside anything but
+    the same kind of DoRA; both scales have to be known.
     """
     if expected.shape != actual.shape:
         raise MismatchError(f"Updates of {expected.shape} and {actual.shape} cannot be compared: these are different modules.")
+    kinds = [str(pair.magnitude or "a plain LoRA") for pair in (expected, actual)]
+    if kinds[0] != kinds[1]:
+        raise MismatchError(f"{' and '.join(kinds)} cannot be compared: these are different functions of the base.")
+    return max(_of_updates(_worked_out(expected), _worked_out(actual)), _of_magnitudes(expected, actual))
+
+
+def _worked_out(pair: Pair) -> Pair:
+    """The same with factors that are there, where they would be products made anew each time."""
+    return replace(pair, a=pair.a, b=pair.b)
+
+
+def _of_updates(expected: Pair, actual: Pair) -> float:
     if _same_bits(expected, actual):
         return 0.0
-    norm, difference = _norms_with_one_a(expected, actual) or (_norm(expected), _norm(expected, actual))
-    return difference / norm if norm else math.inf if difference else 0.0
+    return _ratio(*(_norms_with_one_a(expected, actual) or (_norm(expected), _norm(expected, actual))))
+
+
+def _of_magnitudes(expected: Pair, actual: Pair) -> float:
+    if expected.magnitude is None or actual.magnitude is None:
+        return 0.0
+    norms, others = expected.magnitude.values.double(), actual.magnitude.values.double()
+    return _ratio(float(norms.norm()), float((norms - others).norm()))
+
+
+def _ratio(norm: float, difference: float) -> float:
+    """Infinite for NaN, which no `max` and no bound would find."""
+    ratio = difference / norm if norm else math.inf if difference else 0.0
+    return math.inf if math.isnan(ratio) else ratio
 
 
 def largest_difference(expected: Adapter, actual: Adapter) -> float:
     """The largest `relative_difference` of any module; MismatchError if one has modules that the other lacks."""
+    return max(differences(expected, actual).values())
+
+
+def differences(expected: Adapter, actual: Adapter) -> dict[str, float]:
+    """The `relative_difference` of every module; MismatchError if one has modules that the other lacks."""
     if lone := sorted(expected.pairs.keys() ^ actual.pairs.keys()):
         raise MismatchError(f"{len(lone)} modules are in only one of the adapters: {first_few(lone)}")
     expected.check_scale()
     actual.check_scale()
-    return max(relative_difference(pair, actual.pairs[name]) for name, pair in expected.pairs.items())
+    return {name: relative_difference(pair, actual.pairs[name]) for name, pair in expected.pairs.items()}
 
 
 def _norms_with_one_a(expected: Pair, actual: Pair) -> tuple[float, float] | None:

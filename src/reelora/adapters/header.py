@@ -6,7 +6,6 @@ role in front (``transformer.r``); ``save_lora_adapter``, PEFT and finetrainers 
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -60,8 +59,10 @@ def specs_of(packed: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str,
     roles = by_role(dict.fromkeys(names))
     for role, paths in roles.items():
         fields = {key.removeprefix(f"{role}."): value for key, value in packed.items() if key.startswith(f"{role}.")}
-        fields = fields or (dict(packed) if len(roles) == 1 else {})
+        fields = peft_schema.renamed(fields or (packed if len(roles) == 1 else {}))
         try:
+            if odd := list(peft_schema.no_plain_lora(fields)):
+                raise ConfigError("; ".join(odd))
             if fields.get("r") is not None and fields.get("lora_alpha") is not None:
                 specs[role] = _spec(fields, list(paths)), list(paths)
         except ConfigError as error:
@@ -70,27 +71,11 @@ def specs_of(packed: Mapping[str, Any], names: Iterable[str]) -> tuple[dict[str,
 
 
 def _spec(fields: Mapping[str, Any], paths: list[str]) -> LoraSpec:
-    if problems := [*peft_schema.no_plain_lora(fields), *_slow_patterns(fields)]:
-        raise ConfigError("; ".join(problems))
     known = peft_schema.convert(fields)
     if isinstance(known.get("target_modules", ""), str):
         # A stranger's expression may take for ever to match ("all-linear" is none at all); the paths of the pairs say the same.
         known["target_modules"] = tuple(paths)
     return LoraSpec(**known)
-
-
-def _slow_patterns(fields: Mapping[str, Any]) -> list[str]:
-    """Patterns of a file that could take for ever to match (a repeated group, or many repetitions)."""
-    patterns = [*_keys(fields.get("rank_pattern")), *_keys(fields.get("alpha_pattern"))]
-    return [
-        f"the pattern {pattern[:80]!r} is too intricate for a module name"
-        for pattern in patterns
-        if len(pattern) > 1000 or re.search(r"\)[*+{]", pattern) or len(re.findall(r"[*+{]", pattern)) > 3
-    ]
-
-
-def _keys(patterns: object) -> list[str]:
-    return list(patterns) if isinstance(patterns, Mapping) else []
 
 
 def _describes(spec: LoraSpec, path: str, pair: Pair) -> bool:

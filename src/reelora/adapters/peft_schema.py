@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from reelora.errors import ConfigError
+from reelora.tensorio import shown
 
 if TYPE_CHECKING:
     from .spec import LoraSpec
 
-__all__ = ["config_fields", "no_plain_lora", "spec_fields"]
+__all__ = ["config_fields", "no_plain_lora", "renamed", "spec_fields"]
 
 FIELDS = {
     "r": "rank",
@@ -61,6 +62,9 @@ NO_PLAIN_LORA = {
 }
 """Settings under which the update is not ``scale * B @ A``, and why."""
 
+ALPHAS = {"LORA": "lora_alpha", "LOHA": "alpha", "LOKR": "alpha"}
+"""What PEFT calls alpha in the config of each method that we read; in all of them the scale is ``alpha / r``."""
+
 BASE_CHANGING_INITS = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Inits that subtract A and B from the base: the update is relative to a base that no file holds."""
 
@@ -77,6 +81,12 @@ def spec_fields(config: object) -> dict[str, Any]:
     if problems:
         raise ConfigError("This peft.LoraConfig cannot be attached:\n" + "\n".join(f"- {line}" for line in problems))
     return convert(settings)
+
+
+def renamed(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a file with the names that a ``LoraConfig`` has, whichever of `ALPHAS` they are of."""
+    alpha = ALPHAS.get(_method(settings), "lora_alpha")
+    return {"lora_alpha" if name == alpha else name: value for name, value in settings.items()}
 
 
 def convert(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -102,14 +112,22 @@ def config_fields(spec: "LoraSpec") -> dict[str, Any]:
 
 def no_plain_lora(settings: Mapping[str, Any]) -> Iterator[str]:
     """Why a file's config describes something else than ``scale * B @ A`` on the published base; nothing if it does not."""
+    if _method(settings) not in ALPHAS:
+        yield f"peft_type={shown(settings['peft_type'])}: of PEFT's methods only {', '.join(ALPHAS)} can be read"
     for name, reason in NO_PLAIN_LORA.items():
         if settings.get(name):
-            yield f"{name}={settings[name]!r}: the adapter {reason}"
+            yield f"{name}={shown(settings[name])}: the adapter {reason}"
     if settings.get("bias", "none") != "none":
-        yield f"bias={settings['bias']!r}: the adapter also holds biases of the base"
+        yield f"bias={shown(settings['bias'])}: the adapter also holds biases of the base"
     init = settings.get("init_lora_weights")
     if isinstance(init, str) and init.startswith(BASE_CHANGING_INITS):
-        yield f"init_lora_weights={init!r}: this init also changed the base's weights"
+        yield f"init_lora_weights={shown(init)}: this init also changed the base's weights"
+
+
+def _method(settings: Mapping[str, Any]) -> str:
+    """PEFT's name of the method; ``LORA`` where the settings do not say, as diffusers and finetrainers leave it out."""
+    method = settings.get("peft_type")
+    return "LORA" if method is None else str(method) if isinstance(method, str) else ""
 
 
 def _init_name(init: object) -> str | None:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 from torch import Tensor
 
-from reelora.errors import AdapterError, ConfigError, nearest
-from reelora.layouts import Reading, Slot, detect
+from reelora.errors import AdapterError, ConfigError, first_few, nearest
+from reelora.layouts import Layout, Reading, Slot, detect
 
 from .adapter import Adapter, by_role, spec_of
-from .checks import alphas_of, dims_of, module_problems, producer_problems, told_problems
-from .claims import Claim, Dims, claims_of, contradictions
-from .forms import form_of, magnitude_of
+from .checks import NUMBERS, alphas_of, module_problems, producer_problems, stored_of, told_problems
+from .claims import Claim, Dims, Stored, claims_of, contradictions
+from .forms import magnitude_of
 from .header import provenance_of
 from .pair import Pair
 from .producers import PRODUCERS
@@ -21,6 +21,9 @@ from .source import Source, open_source
 from .spec import LoraSpec
 
 __all__ = ["adapter_of", "read_adapter"]
+
+MAX_TENSORS = 50_000
+"""Of one adapter; the largest whole checkpoints have some thousand."""
 
 
 def read_adapter(
@@ -47,34 +50,36 @@ def read_adapter(
 
 def adapter_of(source: Source, *, alpha: float | None = None, producer: str | None = None) -> Adapter:
     """The adapter that the tensors and settings of a source are."""
+    if len(source.shapes) > MAX_TENSORS:
+        raise AdapterError(f"{source.path} holds {len(source.shapes):,} tensors; no adapter has more than {MAX_TENSORS:,}.")
     reading = detect(source.shapes, source.metadata)
     problems, sound = module_problems(reading.modules, source)
-    dims = dims_of(sound, source)
     alphas, odd = alphas_of(sound, source)
-    claims, doubts = claims_of(source, alphas, dims)
-    problems += [*reading.problems, *odd, *doubts, *told_problems(claims, sound, source)]
+    stored = stored_of(sound, source, alphas, reading.layout)
+    claims, doubts = claims_of(stored)
+    problems += [*reading.problems, *odd, *doubts, *told_problems(claims, stored)]
     problems += () if alpha is not None else contradictions(claims)
-    problems += producer_problems(producer, claims, dims) if producer else ()
-    if not problems:
-        return _assemble(reading, source, *_settle(reading, claims, dims, alpha, producer))
+    problems += producer_problems(producer, claims, stored.dims) if producer else ()
+    if reading.layout is not None and not problems:
+        scales, specs, rule = _settle(reading.layout, claims, stored, alpha, producer)
+        return _assemble(reading, stored, scales, specs, rule, reading.layout.name)
     listed = "\n".join(f"- {problem}" for problem in problems)
-    raise AdapterError(f"{source.path}, read as {reading.layout.name}, is no adapter to trust:\n{listed}")
+    read_as = f", read as {reading.layout.name}," if reading.layout else ""
+    raise AdapterError(f"{source.path}{read_as} is no adapter to trust:\n{listed}")
 
 
 def _assemble(
-    reading: Reading, source: Source, scales: Mapping[str, float], specs: Mapping[str, LoraSpec], rule: str
+    reading: Reading, stored: Stored, scales: Mapping[str, float], specs: Mapping[str, LoraSpec], rule: str, layout: str
 ) -> Adapter:
-    pairs = {}
-    for name, slots in reading.modules.items():
-        tensors: dict[Slot, Tensor] = {slot: source.tensors[key] for slot, key in slots.items()}
-        form = form_of(slots)
-        assert form is not None, "module_problems comes first"
-        a, b, kernel = form.factors(tensors)
+    source, pairs = stored.source, {}
+    for name, slots in stored.modules.items():
+        tensors: dict[Slot, Tensor] = {slot: source.tensors[key] for slot, key in slots.items() if slot not in NUMBERS}
+        a, b, kernel = stored.forms[name].factors(tensors)
         pairs[name] = Pair(a, b, scales.get(name), kernel, magnitude_of(tensors))
     return Adapter(
         pairs=pairs,
         spec=_one_spec(pairs, specs),
-        layout=reading.layout.name,
+        layout=layout,
         scale_source=rule,
         provenance=provenance_of(source.metadata),
         tokens={key: source.tensors[key] for key in reading.tokens},
@@ -82,31 +87,35 @@ def _assemble(
 
 
 def _one_spec(pairs: Mapping[str, Pair], specs: Mapping[str, LoraSpec]) -> LoraSpec | None:
-    """The spec of the only role where the file tells it, else one that describes the pairs."""
-    is_told = len(specs) == len(by_role(pairs)) == 1 and all(pair.scale is not None for pair in pairs.values())
-    return next(iter(specs.values())) if is_told else spec_of(pairs)
+    """The spec of the only role where the file tells it and A and B have its rank, else one that describes the pairs."""
+    roles = by_role(pairs)
+    if len(specs) != 1 or len(roles) != 1 or any(pair.scale is None for pair in pairs.values()):
+        return spec_of(pairs)
+    (spec,), (held,) = specs.values(), roles.values()
+    return spec if all(spec.rank_of(path) == pair.rank for path, pair in held.items()) else spec_of(pairs)
 
 
 def _settle(
-    reading: Reading, claims: list[Claim], dims: Dims, alpha: float | None, producer: str | None
+    layout: Layout, claims: list[Claim], stored: Stored, alpha: float | None, producer: str | None
 ) -> tuple[dict[str, float], dict[str, LoraSpec], str]:
     """The scale of every module that anyone knows, the specs that stand behind it, and the rule that says so."""
+    dims = stored.dims
     told = {role: spec for claim in reversed(claims) for role, spec in claim.specs.items()}
     if alpha is not None:
-        return *_with_alpha(told, dims, alpha), f"alpha={alpha:g}, as given"
+        return _with_alpha(told, stored, alpha)
     scales = {name: scale for claim in reversed(claims) for name, scale in claim.scales.items()}
-    rules = [claim.source for claim in claims]
+    rules = [claim.source for claim in claims if claim.scales]
     silent = {name: dim for name, dim in dims.items() if name not in scales}
     if silent and producer is not None:
         profile = PRODUCERS[producer]
         scales |= {name: profile.alpha / dim for name, dim in silent.items() if dim}
         rules.append(f"producer {producer}: alpha {profile.alpha:g} ({profile.source})")
-    elif silent and reading.layout.without_alpha:
+    elif silent and layout.without_alpha:
         scales |= dict.fromkeys(silent, 1.0)
-        rules.append(reading.layout.without_alpha)
+        rules.append(layout.without_alpha)
     elif silent:
         known = f"{len(silent)} of {len(dims)} pairs lack it" if scales else "the file does not say"
-        return scales, {}, f"unknown: {known}; a {reading.layout.name} file stores alpha in {reading.layout.strength}"
+        return scales, {}, f"unknown: {known} (alpha in the {layout.name} layout: {layout.strength})"
     specs = told if told and all(math.isclose(s, scales[n], rel_tol=1e-9) for n, s in _spec_scales(told, dims).items()) else {}
     return scales, specs, "; ".join(rules)
 
@@ -117,12 +126,22 @@ def _spec_scales(specs: Mapping[str, LoraSpec], dims: Dims) -> dict[str, float]:
     }
 
 
-def _with_alpha(told: Mapping[str, LoraSpec], dims: Dims, alpha: float) -> tuple[dict[str, float], dict[str, LoraSpec]]:
-    """Scales with this alpha everywhere; what the settings say about ranks and rsLoRA stays."""
-    if set(told) == set(by_role(dims)):
+def _with_alpha(
+    told: Mapping[str, LoraSpec], stored: Stored, alpha: float
+) -> tuple[dict[str, float], dict[str, LoraSpec], str]:
+    """Scales with this alpha wherever alpha has a meaning; what the settings say about ranks and rsLoRA stays."""
+    rule = f"alpha={alpha:g}, as given"
+    if set(told) == set(by_role(stored.dims)):
         specs = {role: replace(spec, alpha=alpha, alpha_pattern={}) for role, spec in told.items()}
-        return _spec_scales(specs, dims), specs
-    return {name: alpha / dim if dim else 1.0 for name, dim in dims.items()}, {}
+        return _spec_scales(specs, stored.dims), specs, rule
+    scales = {name: alpha / dim for name, dim in stored.dims.items() if dim}
+    if not scales:
+        raise ConfigError(
+            f"alpha={alpha:g} has no meaning here: every module is a LoKr of two whole factors ({first_few([*stored.dims])}), "
+            "and nothing says what alpha would be divided by. Leave alpha out."
+        )
+    rule += f"; scale 1 by LyCORIS' definition for {len(stored.defined)} LoKr of two whole factors" if stored.defined else ""
+    return scales | stored.defined, {}, rule
 
 
 def _check_arguments(alpha: float | None, producer: str | None) -> None:

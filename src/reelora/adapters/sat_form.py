@@ -20,8 +20,8 @@ LEAVES = ("to_q", "to_k", "to_v", "to_out.0")
 _MODULE = re.compile(r"transformer\.transformer_blocks\.(?P<layer>\d+)\.attn1\.(?P<leaf>to_[qkv]|to_out\.0)")
 
 
-def sat_tensors(adapter: Adapter, row: Layout, dtype: torch.dtype | None) -> tuple[dict[str, Tensor], int, tuple[str, ...]]:
-    """Eight tensors for each layer of the base (where none is known, up to the adapter's last), the rank, and what was changed.
+def sat_tensors(adapter: Adapter, row: Layout, dtype: torch.dtype | None) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Eight tensors for each layer of the base (where none is known, up to the adapter's last), and what was changed.
 
     SAT scales by ``lora_alpha / r``, and its lora_alpha is 1 unless a YAML says otherwise: B takes ``scale * r``, in float32.
     Pairs of lower rank get rows and columns of zeros, projections that the adapter lacks are zeros. Raises AdapterError for
@@ -41,7 +41,7 @@ def sat_tensors(adapter: Adapter, row: Layout, dtype: torch.dtype | None) -> tup
     for name in names:
         a, b = _factors(adapter.pairs.get(name), rank, example, dtype)
         tensors |= {row.grammar.spell(name, "A"): a, row.grammar.spell(name, "B"): b}
-    return {key: tensor for key, tensor in tensors.items() if key}, rank, tuple(_notes(adapter.pairs, names, rank))
+    return {key: tensor for key, tensor in tensors.items() if key}, tuple(_notes(adapter.pairs, names, rank))
 
 
 def _factors(pair: Pair | None, rank: int, example: Pair, dtype: torch.dtype | None) -> tuple[Tensor, Tensor]:

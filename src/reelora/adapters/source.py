@@ -1,15 +1,17 @@
 """What a path to an adapter holds: its tensors, its header, and the settings that lie beside it."""
 
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from reelora.errors import AdapterError, FileFormatError, first_few
-from reelora.tensorio import open_checkpoint, open_tensors, read_json
+from reelora.tensorio import open_checkpoint, open_tensors, parse_json, shown
 
 __all__ = ["Source", "open_source"]
 
@@ -17,7 +19,14 @@ CONFIG = "adapter_config.json"
 PEFT_FILES = ("adapter_model.safetensors", "adapter_model.bin")
 PICKLED = ("adapter_model.bin", "pytorch_lora_weights.bin")
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+NO_HUB_IDS = (".safetensors", ".json", ".yaml", *PICKLES)
+NOTES = "reelora"
+"""Where a SAT file of ours holds what a safetensors file holds in its header."""
+
+MAX_YAML_BYTES = 1_000_000
+"""SAT's own have some thousand; the parser takes a second for each megabyte."""
+
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +36,7 @@ class Source:
     path: Path
     tensors: Mapping[str, Tensor]
     shapes: Mapping[str, tuple[int, ...]]
+    dtypes: Mapping[str, torch.dtype]
     metadata: Mapping[str, str] = field(default_factory=dict)
     config: Mapping[str, Any] | None = None
     """``adapter_config.json`` of a PEFT directory."""
@@ -40,7 +50,7 @@ def open_source(path_or_id: str | Path, *, sat_config: Sequence[str | Path] = ()
     Raises FileNotFoundError where there is none, FileFormatError where it is no such file, AdapterError for an unclear folder.
     """
     path = Path(path_or_id).expanduser()
-    if not path.exists() and _HUB_ID.fullmatch(str(path_or_id)):
+    if not path.exists() and _is_hub_id(str(path_or_id)):
         path = _snapshot(str(path_or_id))
     if path.is_dir():
         path = _the_one_in(path)
@@ -52,6 +62,7 @@ def open_source(path_or_id: str | Path, *, sat_config: Sequence[str | Path] = ()
         path=path,
         tensors=store,
         shapes=store.shapes,
+        dtypes=store.dtypes,
         metadata=store.metadata,
         config=_config_beside(path),
         sat_lora=sat_lora,
@@ -63,13 +74,27 @@ def _pickled(path: Path, sat_lora: tuple[float, int] | None) -> Source:
     store = open_checkpoint(path)
     if any(name.startswith("module.") for name in store):
         store = store.under("module")
-    return Source(path=path, tensors=store, shapes=store.shapes, config=_config_beside(path), sat_lora=sat_lora)
+    notes = {name.removeprefix(f"{NOTES}."): note for name, note in store.notes.items() if name.startswith(f"{NOTES}.")}
+    return Source(
+        path=path,
+        tensors=store,
+        shapes=store.shapes,
+        dtypes=store.dtypes,
+        metadata={name: note for name, note in notes.items() if isinstance(note, str)},
+        config=_config_beside(path),
+        sat_lora=sat_lora,
+    )
+
+
+def _is_hub_id(text: str) -> bool:
+    """``owner/name``; not what only a mistyped path can be."""
+    return _HUB_ID.fullmatch(text) is not None and not text.endswith(NO_HUB_IDS)
 
 
 def _config_beside(path: Path) -> dict[str, Any] | None:
     """``adapter_config.json``, where the file is the one that it speaks of."""
     beside = path.with_name(CONFIG)
-    return read_json(beside) if path.name in PEFT_FILES and beside.is_file() else None
+    return parse_json(beside.read_bytes(), beside) if path.name in PEFT_FILES and beside.is_file() else None
 
 
 def _the_one_in(folder: Path) -> Path:
@@ -104,24 +129,35 @@ def _sat_file(folder: Path) -> Path:
 
 def _sat_lora(paths: Sequence[str | Path]) -> tuple[float, int]:
     """alpha and r of the ``lora_config`` in SAT YAML files (the later file wins); alpha is 1 where they are silent."""
-    import yaml
-
     found: dict[str, Any] = {}
     for path in paths:
-        try:
-            content = yaml.safe_load(Path(path).read_bytes())
-        except yaml.YAMLError as error:
-            raise FileFormatError(f"{path}: no valid YAML: {error}") from error
+        content = _yaml(Path(path))
         for key in ("model", "network_config", "params", "modules", "lora_config", "params"):
             content = content.get(key) if isinstance(content, dict) else None
         found |= content if isinstance(content, dict) else {}
     rank, alpha = found.get("r"), found.get("lora_alpha", 1)
-    if type(rank) is not int or rank < 1 or isinstance(alpha, bool) or not isinstance(alpha, int | float) or alpha <= 0:
+    if type(rank) is not int or rank < 1 or type(alpha) not in (int, float) or not 0 < alpha < sys.float_info.max:
         raise AdapterError(
             f"{first_few([str(path) for path in paths])}: no usable model.network_config.params.modules.lora_config.params "
-            f"(r is {rank!r}, lora_alpha {alpha!r}); pass the YAML that the LoRA was trained with."
+            f"(r is {_plain(rank)}, lora_alpha {_plain(alpha)}); pass the YAML that the LoRA was trained with."
         )
     return float(alpha), rank
+
+
+def _yaml(path: Path) -> Any:
+    import yaml
+
+    if (size_bytes := path.stat().st_size) > MAX_YAML_BYTES:
+        raise FileFormatError(f"{path}: {size_bytes:,} bytes are no SAT YAML, which has at most {MAX_YAML_BYTES:,}.")
+    try:
+        return yaml.safe_load(path.read_bytes())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path}: no valid YAML: {shown(str(error))}") from error
+
+
+def _plain(value: object) -> str:
+    """A value of a YAML for people; one that holds others may hold itself, or a thousand million of them."""
+    return shown(value) if isinstance(value, str | int | float | None) else f"a {type(value).__name__}"
 
 
 def _snapshot(hub_id: str) -> Path:

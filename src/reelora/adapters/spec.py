@@ -6,14 +6,17 @@ import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal, TypeGuard, TypeVar, get_args
 
-from reelora.errors import ConfigError, nearest
+from reelora.errors import ConfigError, first_few, nearest
+from reelora.tensorio import shown
 
 from . import peft_schema
 from .advice import Advice, advise
+from .patterns import Patterns, endings, pattern_problems
 
-__all__ = ["ATTENTION_TARGETS", "Init", "LoraSpec", "alpha_for", "value_at"]
+__all__ = ["ATTENTION_TARGETS", "Init", "LoraSpec", "alpha_for"]
 
 ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 """The four projections of every attention in diffusers' models."""
@@ -21,14 +24,6 @@ ATTENTION_TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
 Init = Literal["kaiming", "gaussian"]
 
 T = TypeVar("T")
-
-
-def value_at(patterns: Mapping[str, T], path: str, default: T) -> T:
-    """The value of the first pattern that fits the end of ``path``, as PEFT looks up ``rank_pattern``.
-
-    A pattern is a regular expression for whole path components at the end of the path; ``^`` pins it to the whole path.
-    """
-    return next((value for pattern, value in patterns.items() if re.fullmatch(rf"(.*\.)?({pattern})", path)), default)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +45,7 @@ class LoraSpec:
     """Share of the inputs of A that is dropped in training."""
     rslora: bool = False
     rank_pattern: Mapping[str, int] = field(default_factory=dict, hash=False)
-    """Ranks of single modules: a path ending (regular expression) and its rank; the first that fits counts."""
+    """Ranks of single modules: a path ending (or a simple regular expression) and its rank; the first that fits counts."""
     alpha_pattern: Mapping[str, float] = field(default_factory=dict, hash=False)
     """Alphas of single modules, looked up like ``rank_pattern``."""
 
@@ -67,11 +62,11 @@ class LoraSpec:
 
     def rank_of(self, path: str) -> int:
         """The rank of the module at ``path`` (without its role)."""
-        return value_at(self.rank_pattern, path, self.rank)
+        return self._ranks.at(path, self.rank)
 
     def alpha_of(self, path: str) -> float:
         """The alpha of the module at ``path`` (without its role)."""
-        return value_at(self.alpha_pattern, path, self.alpha)
+        return self._alphas.at(path, self.alpha)
 
     def scale_of(self, path: str) -> float:
         """The scale of the module at ``path`` (without its role)."""
@@ -81,7 +76,7 @@ class LoraSpec:
         """Whether the module at ``path`` (without its role) is meant, by PEFT's rule."""
         if isinstance(self.target_modules, str):
             return re.fullmatch(self.target_modules, path) is not None
-        return any(path == target or path.endswith(f".{target}") for target in self.target_modules)
+        return not self._targets.isdisjoint(endings(path))
 
     def advice(self, shapes: Mapping[str, tuple[int, int]] | None = None, *, model_class: str = "") -> tuple[Advice, ...]:
         """What is poor about these settings, for a model whose targeted Linears have ``shapes`` (path: out, in)."""
@@ -107,6 +102,18 @@ class LoraSpec:
         alpha, alpha_pattern = _commonest(alphas)
         return cls(rank=rank, alpha=alpha, target_modules=tuple(ranks), rank_pattern=rank_pattern, alpha_pattern=alpha_pattern)
 
+    @cached_property
+    def _targets(self) -> frozenset[str]:
+        return frozenset(self.target_modules)
+
+    @cached_property
+    def _ranks(self) -> Patterns[int]:
+        return Patterns(self.rank_pattern)
+
+    @cached_property
+    def _alphas(self) -> Patterns[float]:
+        return Patterns(self.alpha_pattern)
+
     def _scaled(self, alpha: float, rank: int) -> float:
         return alpha / (math.sqrt(rank) if self.rslora else rank)
 
@@ -126,18 +133,18 @@ def _commonest(values: Mapping[str, T]) -> tuple[T, dict[str, T]]:
 
 def _problems(spec: LoraSpec) -> Iterator[str]:
     """One sentence for everything about a spec that is impossible."""
-    for name, rank in {"rank": spec.rank, **_entries(spec, "rank_pattern")}.items():
-        if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-            yield f"{name} is {rank!r}: it has to be a whole number from 1 on"
-    for name, alpha in {"alpha": spec.alpha, **_entries(spec, "alpha_pattern")}.items():
-        if not _is_number(alpha) or not (0 < alpha < sys.float_info.max):
-            yield f"{name} is {alpha!r}: it has to be a number over 0 (often rank or rank / 2)"
+    ranks = {"rank": spec.rank, **_entries(spec, "rank_pattern")}
+    if bad := [f"{name} is {shown(rank)}" for name, rank in ranks.items() if not _is_rank(rank)]:
+        yield f"{first_few(bad)}: it has to be a whole number from 1 on"
+    alphas = {"alpha": spec.alpha, **_entries(spec, "alpha_pattern")}
+    if bad := [f"{name} is {shown(alpha)}" for name, alpha in alphas.items() if not _is_alpha(alpha)]:
+        yield f"{first_few(bad)}: it has to be a number over 0 (often rank or rank / 2)"
     if spec.init not in get_args(Init):
-        yield f"init is {spec.init!r}: {nearest(str(spec.init), get_args(Init))}"
+        yield f"init is {shown(spec.init)}: {nearest(str(spec.init), get_args(Init))}"
     if not _is_number(spec.dropout) or not (0 <= spec.dropout < 1):
-        yield f"dropout is {spec.dropout!r}: it has to lie in [0, 1)"
+        yield f"dropout is {shown(spec.dropout)}: it has to lie in [0, 1)"
     if not isinstance(spec.rslora, bool):
-        yield f"rslora is {spec.rslora!r}: it is true or false"
+        yield f"rslora is {shown(spec.rslora)}: it is true or false"
     yield from _target_problems(spec.target_modules)
     for name in ("rank_pattern", "alpha_pattern"):
         yield from _pattern_problems(name, getattr(spec, name))
@@ -145,33 +152,40 @@ def _problems(spec: LoraSpec) -> Iterator[str]:
 
 def _target_problems(targets: object) -> Iterator[str]:
     if isinstance(targets, str):
-        yield from _regex_problems("target_modules", targets)
+        yield from _regex_problems(targets)
     elif not isinstance(targets, tuple) or not targets:
-        yield f"target_modules is {targets!r}: name at least one module, for example {', '.join(ATTENTION_TARGETS)}"
+        yield f"target_modules is {shown(targets)}: name at least one module, for example {', '.join(ATTENTION_TARGETS)}"
     elif bad := [target for target in targets if not isinstance(target, str) or not target.strip(".")]:
-        yield f"target_modules holds {bad[0]!r}, which is no module path"
+        yield f"target_modules holds {shown(bad[0])}, which is no module path"
 
 
 def _pattern_problems(name: str, patterns: object) -> Iterator[str]:
     if not isinstance(patterns, Mapping):
-        yield f"{name} is {patterns!r}: it has to map path endings to numbers"
-        return
-    for pattern in patterns:
-        yield from _regex_problems(name, pattern)
+        yield f"{name} is {shown(patterns)}: it has to map path endings to numbers"
+    elif problems := list(pattern_problems(patterns)):
+        yield f"{name}: {first_few(problems)}"
 
 
-def _regex_problems(name: str, pattern: str) -> Iterator[str]:
+def _regex_problems(pattern: str) -> Iterator[str]:
     try:
         re.compile(pattern)
     except (re.error, OverflowError, RecursionError) as error:
-        yield f"{name} {pattern!r} is no regular expression: {error}"
+        yield f"target_modules {shown(pattern)} is no regular expression: {error}"
     if not pattern:
-        yield f"{name} is empty: name at least one module"
+        yield "target_modules is empty: name at least one module"
 
 
 def _entries(spec: LoraSpec, name: str) -> dict[str, object]:
     patterns = getattr(spec, name)
-    return {f"{name}[{key!r}]": value for key, value in patterns.items()} if isinstance(patterns, Mapping) else {}
+    return {f"{name}[{shown(key)}]": value for key, value in patterns.items()} if isinstance(patterns, Mapping) else {}
+
+
+def _is_rank(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_alpha(value: object) -> bool:
+    return _is_number(value) and 0 < value < sys.float_info.max
 
 
 def _is_number(value: object) -> TypeGuard[float]:

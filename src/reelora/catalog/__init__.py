@@ -1,8 +1,8 @@
 """Facts: what each published model is and can do, as rows read by one engine."""
 
 from .facts import ModelFacts
-from .fit import fitting_models, num_layers_of
+from .fit import SHAPE_FINGERPRINTS, fitting_models, num_layers_of
 from .models import MODELS
 from .recognise import facts_for
 
-__all__ = ["MODELS", "ModelFacts", "facts_for", "fitting_models", "num_layers_of"]
+__all__ = ["MODELS", "SHAPE_FINGERPRINTS", "ModelFacts", "facts_for", "fitting_models", "num_layers_of"]

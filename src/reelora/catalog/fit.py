@@ -1,12 +1,13 @@
 """Which published models an adapter can be for, told from the shapes of its modules."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 
 from .facts import ModelFacts
 from .models import FAMILIES, MODELS, SIGNATURES
 
-__all__ = ["fitting_models", "num_layers_of"]
+__all__ = ["SHAPE_FINGERPRINTS", "fitting_models", "num_layers_of"]
 
 Shape = tuple[int, int]
 """(out, in) of a Linear; of a convolution, ``in`` times its kernel."""
@@ -14,17 +15,40 @@ Shape = tuple[int, int]
 _HEAD_DIM, _TIME_DIM, _SPATIAL_PATCH = 64, 512, 2 * 2
 _TRANSFORMER_BLOCK = re.compile(r"transformer_blocks\.(?P<layer>\d+)\.(?P<leaf>.+)")
 _UNET_BLOCK = re.compile(r"(?P<stage>down|mid|up)_block(s\.(?P<number>\d+))?\.attentions\.\d+\.(?P<leaf>.+)")
+_UNET_UNTOLD = re.compile(
+    r"conv_(in|out)|(time|add)_embedding\.linear_[12]"
+    r"|(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.(resnets|downsamplers|upsamplers)\..+"
+)
 _NUMBERS = re.compile(r"(?<=transformer_blocks\.)\d+")
+_NO_LAYER = 0, 0
+
+SHAPE_FINGERPRINTS: Mapping[str, str] = MappingProxyType(
+    {
+        "CogVideoX-5B": "d3c61d12f33080ad5736a5b586a71335b654914b5385d8edc2ca8ed03e231587",
+        "CogVideoX-5B-I2V": "2a9c39b966f94f3e0bf8c89bf6ebf1ae42fae317ea2249d5cf024b5e66c2d569",
+        "CogVideoX1.5-5B": "db5747f7b5ebbb1bba71849110e40a46638bb965dfd82cba60eb292646588060",
+        "CogVideoX1.5-5B-I2V": "f91a4a4d300f767af474f5063d622bf9dd2ab822045eb27682951de4592a8b0e",
+    }
+)
+"""`tensorio.shape_fingerprint` of the transformers whose attention is of one shape: an adapter that stores it tells its base.
+
+Source: diffusers 0.42.1, CogVideoXTransformer3DModel at the published configs.
+"""
 
 
 def fitting_models(shapes: Mapping[str, Shape], model_class: str) -> tuple[ModelFacts, ...]:
-    """The rows of a class in which every one of these paths is a layer of that shape; paths that no row tells are passed over.
+    """The rows of a class in which every one of these paths is a layer, and every layer whose shape is told has this one.
 
-    Source: the configs under each row's hub id; diffusers 0.42.1, models/transformers/cogvideox_transformer_3d.py.
+    None fits paths of which no shape is told. Source: the configs under each row's hub id; diffusers 0.42.1,
+    models/transformers/cogvideox_transformer_3d.py and models/unets/unet_2d_condition.py.
     """
-    expected = _EXPECTED[model_class]
-    rows = [row for row in MODELS if row.model_class == model_class]
-    return tuple(row for row in rows if all(expected(row, path) in (shape, None) for path, shape in shapes.items()))
+    rows = (row for row in MODELS if row.model_class == model_class)
+    return tuple(row for row in rows if _fits(row, shapes, _EXPECTED[model_class]))
+
+
+def _fits(row: ModelFacts, shapes: Mapping[str, Shape], expected: Callable[[ModelFacts, str], Shape | None]) -> bool:
+    told = [(shape, found) for path, shape in shapes.items() if (found := expected(row, path)) is not None]
+    return bool(told) and all(shape == found for shape, found in told)
 
 
 def num_layers_of(row: ModelFacts) -> int | None:
@@ -32,15 +56,14 @@ def num_layers_of(row: ModelFacts) -> int | None:
     return SIGNATURES[row.name].get("num_layers")
 
 
-def _cogvideox(row: ModelFacts, path: str) -> Shape | None:
-    """The shape of a layer; (0, 0) where the model has not that many blocks, None where no fact tells it."""
+def _cogvideox(row: ModelFacts, path: str) -> Shape:
+    """The shape of a layer; `_NO_LAYER` for a path that is none."""
     config = {**FAMILIES[row.model_class].defaults, **SIGNATURES[row.name]}
     width = config["num_attention_heads"] * config.get("attention_head_dim", _HEAD_DIM)
     block = _TRANSFORMER_BLOCK.fullmatch(path)
     if block and int(block["layer"]) >= config["num_layers"]:
-        return 0, 0
-    if path.startswith("ofs_embedding") and not (row.patch_size_t and row.in_channels > row.latent_channels):
-        return 0, 0
+        return _NO_LAYER
+    has_offset = row.patch_size_t and row.in_channels > row.latent_channels
     patch = row.in_channels * _SPATIAL_PATCH * (row.patch_size_t or 1)
     shapes: dict[str, Shape] = {
         **dict.fromkeys(("attn1.to_q", "attn1.to_k", "attn1.to_v", "attn1.to_out.0"), (width, width)),
@@ -51,17 +74,19 @@ def _cogvideox(row: ModelFacts, path: str) -> Shape | None:
         "patch_embed.text_proj": (width, config["text_embed_dim"]),
         "time_embedding.linear_1": (_TIME_DIM, width),
         "time_embedding.linear_2": (_TIME_DIM, _TIME_DIM),
+        **dict.fromkeys(("ofs_embedding.linear_1", "ofs_embedding.linear_2") if has_offset else (), (_TIME_DIM, _TIME_DIM)),
         "norm_out.linear": (2 * width, _TIME_DIM),
         "proj_out": (row.latent_channels * _SPATIAL_PATCH * (row.patch_size_t or 1), width),
     }
-    return shapes.get(block["leaf"] if block else path)
+    return shapes.get(block["leaf"] if block else path, _NO_LAYER)
 
 
 def _unet(row: ModelFacts, path: str) -> Shape | None:
+    """The shape of a layer; None for one of which no fact tells it, `_NO_LAYER` for a path that is none."""
     config = SIGNATURES[row.name]
     block = _UNET_BLOCK.fullmatch(path)
     if block is None:
-        return None
+        return None if _UNET_UNTOLD.fullmatch(path) else _NO_LAYER
     width = _width_at(block["stage"], int(block["number"] or 0), config["block_out_channels"])
     leaf = _NUMBERS.sub("#", block["leaf"])
     context = config["cross_attention_dim"]
@@ -74,7 +99,7 @@ def _unet(row: ModelFacts, path: str) -> Shape | None:
         "proj_in": (width, width),
         "proj_out": (width, width),
     }
-    return shapes.get(leaf)
+    return shapes.get(leaf, _NO_LAYER)
 
 
 def _width_at(stage: str, number: int, widths: Iterable[int]) -> int:

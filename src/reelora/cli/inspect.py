@@ -1,7 +1,10 @@
 """``reelora inspect``"""
 
 import json
+import sys
 from pathlib import Path
+from shutil import get_terminal_size
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,6 +15,8 @@ if TYPE_CHECKING:
     from reelora.recipes import Inspection
 
 __all__ = ["inspect"]
+
+LEVELS, LABEL_WIDTH = " .:-=+*#%@", 24
 
 
 def inspect(
@@ -50,38 +55,30 @@ def inspect(
     if html is not None:
         recipes.write_new_text(html, recipes.inspection_page(path, found))
     if as_json:
-        print(json.dumps(found.as_json(), ensure_ascii=False))
+        print(json.dumps(found.as_json()))
         return
     _print(found.facts, False)
     _show_modules(found)
     for sentence in found.advice:
-        print(f"! {sentence}")
+        print(f"! {recipes.plain(sentence)}")
 
 
 def _print(facts: dict[str, object], as_json: bool) -> None:
+    from reelora import recipes
+
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(facts))
         return
-    width = max(len(name) for name in facts)
-    for name, value in facts.items():
-        if value not in ([], {}, ""):
-            print(f"{name.replace('_', ' '):<{width}}  {_shown(value)}")
-
-
-def _shown(value: object) -> str:
-    if value is None:
-        return "unknown"
-    if isinstance(value, dict):
-        return ", ".join(f"{key} ({count})" for key, count in value.items())
-    if isinstance(value, list):
-        return ", ".join(_shown(item) for item in value)
-    if isinstance(value, tuple):
-        return " x ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    rows = recipes.fact_rows(facts)
+    width = min(LABEL_WIDTH, max(len(label) for label, _ in rows))
+    room = max(LABEL_WIDTH, get_terminal_size().columns - width - 2) if sys.stdout.isatty() else sys.maxsize
+    for label, text in rows:
+        lines = f"\n{'':<{width}}  ".join(wrap(text, room))
+        print(f"{label:<{width}}  {lines}".rstrip())
 
 
 def _show_modules(found: "Inspection") -> None:
-    """The strength over blocks as a heat map, a row for each kind of module."""
+    """The strength over blocks as a heat map: for each kind of module a line that says how strong, and one that shows it."""
     from rich.console import Console
     from rich.text import Text
 
@@ -91,12 +88,15 @@ def _show_modules(found: "Inspection") -> None:
     if not grid:
         return
     console, top = Console(highlight=False), max(value for row in grid.values() for value in row.values()) or 1.0
-    console.print("\nnorm of the update, block by block:")
-    width = max(map(len, grid))
+    for line in ["", *recipes.value_lines(found), f"{recipes.strength_title(found)}, block by block:"]:
+        print(line)
     for leaf, row in grid.items():
-        cells = Text(f"  {leaf:<{width}}  ")
-        for value in row.values():
-            level = value / top
-            cells.append(" .:-=+*#%@"[round(9 * level)], style=f"rgb({round(255 * level)},{round(120 + 60 * level)},200)")
-        cells.append(f"  {min(row.values()):.3g} to {max(row.values()):.3g}")
-        console.print(cells)
+        print(f"  {leaf}: {min(row.values()):.3g} to {max(row.values()):.3g}")
+        cells = [_cell(value / top) for value in row.values()]
+        room = console.width - 4
+        for start in range(0, len(cells), room):
+            console.print(Text("    ").append_tokens(cells[start : start + room]))
+
+
+def _cell(level: float) -> tuple[str, str]:
+    return LEVELS[round(9 * level)], f"rgb({round(255 * level)},{round(120 + 60 * level)},200)"

@@ -1,10 +1,11 @@
 """``reelora resize``"""
 
+import json
 from typing import Annotated
 
 import typer
 
-from .options import AdapterPath, Alpha, Destination, Dtype, Keep, Layout, Overwrite, Producer, Rank, SatConfig
+from .options import AdapterPath, Alpha, AsJson, Destination, Dtype, Keep, Layout, Overwrite, Producer, Rank, SatConfig
 
 __all__ = ["resize"]
 
@@ -21,6 +22,7 @@ def resize(
     producer: Producer = None,
     sat_config: SatConfig = None,
     overwrite: Overwrite = False,
+    as_json: AsJson = False,
 ) -> None:
     """Change an adapter's rank, each module to the best approximation there is.
 
@@ -34,5 +36,5 @@ def resize(
     size_bytes = None if size is None else recipes.parse_size(size)
     with Terminal() as terminal:
         adapter = recipes.read_one(source, alpha=alpha, producer=producer, sat_config=sat_config or [], listener=terminal)
-        recipes.resize(adapter, target, rank=rank, keep=keep, size_bytes=size_bytes, listener=terminal)
-    print(output)
+        resized = recipes.resize(adapter, target, rank=rank, keep=keep, size_bytes=size_bytes, listener=terminal)
+    print(json.dumps(resized.as_json()) if as_json else output)

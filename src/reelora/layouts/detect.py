@@ -1,12 +1,13 @@
 """Which layout a file is of: the one whose grammar explains every tensor name."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from reelora.errors import first_few
+from reelora.tensorio import shown
 
-from .layout import Layout
+from .layout import Grammar, Layout
 from .paths import UNET_TOPS
 from .place import DENOISER, Place, Slot
 from .suffixed import REFUSED
@@ -14,12 +15,16 @@ from .tables import LAYOUTS
 
 __all__ = ["Reading", "detect"]
 
+MAX_LETTERS = 256
+"""Of a tensor name; no dialect has one of 200."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Reading:
     """The tensor names of one file, explained."""
 
-    layout: Layout
+    layout: Layout | None
+    """None where no layout has any of the names."""
     modules: Mapping[str, Mapping[Slot, str]]
     """Our module name, slot, and the tensor that has it."""
     tokens: tuple[str, ...] = ()
@@ -31,21 +36,48 @@ class Reading:
 
 
 def detect(keys: Iterable[str], metadata: Mapping[str, str]) -> Reading:
-    """Explain every tensor name of a file by the one layout that can, or by the one that explains most, with all problems."""
+    """Explain every tensor name of a file by the first layout that can.
+
+    Where none can explain all, the one that explains most tells the problems; of those that explain equally many, the one whose
+    prefixes and endings the names have.
+    """
     keys = list(keys)
-    tries = [(layout, _parse(layout, keys, metadata)) for layout in LAYOUTS]
-    layout, places = max(tries, key=lambda one: sum(place is not None for place in one[1].values()))
-    return _reading(layout, places)
+    for layout in LAYOUTS:
+        if (places := _whole(layout, keys, metadata)) is not None:
+            return _reading(layout, places)
+    tries = [(layout, _parts(layout, keys, metadata)) for layout in LAYOUTS]
+    layout, places = max(tries, key=lambda one: (len(one[1]), sum(one[0].grammar.likeness(key) for key in keys)))
+    is_like = places or any(layout.grammar.likeness(key) for key in keys)
+    return _reading(layout if is_like else None, {key: places.get(key) for key in keys})
 
 
-def _parse(layout: Layout, keys: list[str], metadata: Mapping[str, str]) -> dict[str, Place | None]:
+def _whole(layout: Layout, keys: Sequence[str], metadata: Mapping[str, str]) -> dict[str, Place] | None:
+    """Every name explained; None at the first that is not."""
     grammar = layout.grammar.of_file(keys, metadata)
-    places = {key: grammar.parse(key) for key in keys}
-    held = {place.slot for place in places.values() if place}
-    return places if not layout.needs or held & layout.needs else dict.fromkeys(keys)
+    places: dict[str, Place] = {}
+    for key in keys:
+        if (place := _parse(grammar, key)) is None:
+            return None
+        places[key] = place
+    return places if places and _has_needed(layout, places) else None
 
 
-def _reading(layout: Layout, places: Mapping[str, Place | None]) -> Reading:
+def _parts(layout: Layout, keys: Sequence[str], metadata: Mapping[str, str]) -> dict[str, Place]:
+    """The names that a layout explains."""
+    grammar = layout.grammar.of_file(keys, metadata)
+    places = {key: place for key in keys if (place := _parse(grammar, key)) is not None}
+    return places if _has_needed(layout, places) else {}
+
+
+def _parse(grammar: Grammar, key: str) -> Place | None:
+    return grammar.parse(key) if len(key) <= MAX_LETTERS else None
+
+
+def _has_needed(layout: Layout, places: Mapping[str, Place]) -> bool:
+    return not layout.needs or not layout.needs.isdisjoint(place.slot for place in places.values())
+
+
+def _reading(layout: Layout | None, places: Mapping[str, Place | None]) -> Reading:
     denoiser = _denoiser(place for place in places.values() if place)
     found = {key: _settled(place, denoiser) for key, place in places.items() if place}
     parts = {key: place for key, place in found.items() if place.slot not in ("token", "base", "refused")}
@@ -57,7 +89,7 @@ def _reading(layout: Layout, places: Mapping[str, Place | None]) -> Reading:
         modules=modules,
         tokens=tuple(key for key, place in found.items() if place.slot == "token"),
         num_base=sum(place.slot == "base" for place in found.values()),
-        problems=tuple(_problems(places, found, parts)),
+        problems=tuple(_problems(layout, places, found, parts)),
     )
 
 
@@ -69,12 +101,15 @@ def _denoiser(places: Iterable[Place]) -> str:
 
 def _settled(place: Place, denoiser: str) -> Place:
     role, _, path = place.module.partition(".")
-    return replace(place, module=f"{denoiser}.{path}") if role == DENOISER else place
+    return Place(f"{denoiser}.{path}", place.slot, place.name) if role == DENOISER else place
 
 
-def _problems(places: Mapping[str, Place | None], found: Mapping[str, Place], parts: Mapping[str, Place]) -> Iterable[str]:
-    if strangers := [key for key, place in places.items() if place is None]:
-        yield f"{len(strangers)} tensors have names that this layout has not: {first_few(strangers)}"
+def _problems(
+    layout: Layout | None, places: Mapping[str, Place | None], found: Mapping[str, Place], parts: Mapping[str, Place]
+) -> Iterable[str]:
+    if strangers := [shown(key) for key, place in places.items() if place is None]:
+        whose = "this layout has not" if layout else "no known layout has"
+        yield f"{len(strangers)} tensors have names that {whose}: {first_few(strangers)}"
     if refused := [key for key, place in found.items() if place.slot == "refused"]:
         reasons = sorted({REFUSED[ending] for key in refused for ending in REFUSED if key.endswith(f".{ending}")})
         yield f"{len(refused)} tensors are no LoRA but {', '.join(reasons)}: {first_few(refused)}"

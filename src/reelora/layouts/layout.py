@@ -20,6 +20,10 @@ class Grammar(Protocol):
         """Where a tensor belongs; None for a name that this grammar has not."""
         ...
 
+    def likeness(self, key: str) -> int:
+        """Letters that speak for this layout in a name, whether or not it can be parsed; 0 for none."""
+        ...
+
     def spell(self, module: str, slot: Slot) -> str | None:
         """The name of a tensor; None for a module or slot that this grammar cannot spell."""
         ...
@@ -41,4 +45,8 @@ class Layout:
     """Why a file that stores no alpha has alpha = rank, scale 1, where the format or its only reader defines that."""
     needs: frozenset[Slot] = frozenset()
     """Slots of which a file must hold one to be of this layout and not of one with the same names."""
+    scale_of_whole_lokr: float | None = 1.0
+    """Of a LoKr of two whole factors: LyCORIS ignores alpha there. None: alpha counts, and no tensor says what divides it."""
+    doras: frozenset[tuple[str, str]] = frozenset()
+    """Whose DoRA norms, and over which axis, the programs that read this layout take for what they are."""
     is_written: bool = False

@@ -1,7 +1,6 @@
 """Where one tensor of an adapter belongs."""
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 __all__ = ["DENOISER", "ROLES", "Place", "Slot"]
 
@@ -20,8 +19,7 @@ Slot = Literal[
 """What a tensor is to its module; of no module: a ``token`` embedding, a weight of the ``base``, or ``refused``."""
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """One tensor explained: its module in our naming, its slot there, and the name of the adapter slot if it has one."""
 
     module: str

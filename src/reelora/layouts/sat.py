@@ -21,12 +21,13 @@ RULES: tuple[tuple[str, str], ...] = (
 )
 """Their tensor and our module: ``{n}`` is the layer, ``{side}`` A or B. Eight tensors a layer, whatever the depth."""
 
-_BASE = re.compile(r"(model\.diffusion_model|conditioner|first_stage_model)\.(?!.*\.matrix_[AB]\.).+")
-"""All else in a whole checkpoint: transformer, T5, VAE."""
+_ADAPTERS = r"lora|hada_|lokr_|dora_|oft_|\.matrix_[AB]\.|\.alpha$|\.diff(_b)?$"
+_BASE = re.compile(rf"(model\.diffusion_model|conditioner|first_stage_model)\.(?!.*({_ADAPTERS})).+")
+"""All else in a whole checkpoint: transformer, T5, VAE; but nothing that any adapter could be stored under."""
 
 
 def _pattern(template: str) -> re.Pattern[str]:
-    holes = {r"\{n\}": r"(?P<n>0|[1-9]\d*)", r"\{side\}": "(?P<side>[AB])"}
+    holes = {r"\{n\}": r"(?P<n>0|[1-9][0-9]*)", r"\{side\}": "(?P<side>[AB])"}
     text = re.escape(template)
     for hole, group in holes.items():
         text = text.replace(hole, group)
@@ -48,6 +49,9 @@ class Sat:
             if match := pattern.fullmatch(key):
                 return Place(ours.format(n=match["n"]), "A" if match["side"] == "A" else "B")
         return Place("", "base") if _BASE.fullmatch(key) else None
+
+    def likeness(self, key: str) -> int:
+        return len("matrix_A") if ".matrix_" in key else 0
 
     def spell(self, module: str, slot: Slot) -> str | None:
         for pattern, theirs in _WRITE:

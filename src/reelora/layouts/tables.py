@@ -49,6 +49,7 @@ _ROLES: Mapping[str, str] = {
     "text_encoder_2.": "text_encoder_2",
 }
 _MAYBE_ROLES: Mapping[str, str] = {**_ROLES, "": DENOISER}
+_PEFT_DORA, _LYCORIS_DORA = ("PEFT", "out"), frozenset({("LyCORIS", "out"), ("LyCORIS", "in")})
 _TEXT: Mapping[str, str] = {"lora_te_": "text_encoder", "lora_te1_": "text_encoder", "lora_te2_": "text_encoder_2"}
 
 LAYOUTS: tuple[Layout, ...] = (
@@ -58,6 +59,7 @@ LAYOUTS: tuple[Layout, ...] = (
         example="transformer.transformer_blocks.0.attn1.to_q.lora_A.weight",
         grammar=Suffixed(Dotted(_ROLES), _EITHER),
         strength="`lora_adapter_metadata` (or finetrainers' `lora_config`) in the header, or `.alpha` tensors, if at all",
+        doras=frozenset({_PEFT_DORA}),
         is_written=True,
     ),
     Layout(
@@ -77,10 +79,12 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         name="peft",
-        producers="PEFT `save_pretrained`",
+        producers="PEFT `save_pretrained` (LoRA, LoHa, LoKr)",
         example="base_model.model.transformer_blocks.0.attn1.to_q.lora_A.weight",
-        grammar=Suffixed(Dotted({"base_model.model.": DENOISER}), _PEFT),
+        grammar=Suffixed(Dotted({"base_model.model.": DENOISER}), {**_PEFT, **_LYCORIS}),
         strength="`adapter_config.json` beside it",
+        scale_of_whole_lokr=None,
+        doras=frozenset({_PEFT_DORA}),
         is_written=True,
     ),
     Layout(
@@ -99,6 +103,7 @@ LAYOUTS: tuple[Layout, ...] = (
         grammar=Suffixed(Flat({"lora_unet_": DENOISER, **_TEXT}), _KOHYA),
         strength="`.alpha` tensors, `ss_network_alpha` in the header",
         without_alpha="kohya's networks/lora.py: a missing or zero alpha means alpha = rank",
+        doras=_LYCORIS_DORA,
         is_written=True,
     ),
     Layout(
@@ -111,17 +116,20 @@ LAYOUTS: tuple[Layout, ...] = (
     ),
     Layout(
         name="onetrainer",
-        producers="OneTrainer (`lora_transformer_`), SimpleTuner (`lycoris_`)",
+        producers="OneTrainer (`lora_transformer_`, `lora_te1_`), SimpleTuner (`lycoris_`)",
         example="lora_transformer_transformer_blocks_0_attn1_to_q.lora_down.weight",
-        grammar=Suffixed(Flat({"lora_transformer_": "transformer", "lycoris_": DENOISER}), _KOHYA),
+        grammar=Suffixed(Flat({"lora_transformer_": "transformer", "lycoris_": DENOISER, **_TEXT}), _KOHYA),
         strength="`.alpha` tensors",
     ),
     Layout(
         name="comfyui",
         producers="ComfyUI, ai-toolkit, diffusion-pipe",
         example="diffusion_model.transformer_blocks.0.attn1.to_q.lora_A.weight",
-        grammar=Suffixed(Dotted({"diffusion_model.": DENOISER, "model.diffusion_model.": DENOISER}), _EITHER),
+        grammar=Suffixed(
+            Dotted({"diffusion_model.": DENOISER, "model.diffusion_model.": DENOISER}, has_original=True), _EITHER
+        ),
         strength="`.alpha` tensors, if at all",
+        doras=frozenset({("LyCORIS", "in")}),  # over rows it divides by the norm of W alone: comfy/weight_adapter/base.py
         is_written=True,
     ),
     Layout(
@@ -176,4 +184,4 @@ LAYOUTS: tuple[Layout, ...] = (
         without_alpha="diffusers' LoRALinearLayer without network_alpha: scale 1",
     ),
 )
-"""Every dialect; no file is of two of them."""
+"""Every dialect. Where two of them explain a whole file (text encoders alone, say), it is of the first."""

@@ -45,6 +45,7 @@ _CLIP_LAYERS = 32
 
 _INDEXED = re.compile(r"(?P<role>unet|text_encoder):(?P<index>0|[1-9]\d*):(?P<side>up|down)")
 _TOKEN = re.compile(r"<[^<>]+>")
+_LIKE = re.compile(r"(unet|text_encoder):\d+:")
 _SIDES: Mapping[str, Slot] = {"up": "B", "down": "A"}
 
 
@@ -70,13 +71,17 @@ class Traversal:
         return Traversal({role: walk for role, walk in walks.items() if walk is not None})
 
     def parse(self, key: str) -> Place | None:
-        if _TOKEN.fullmatch(key):
+        if _TOKEN.fullmatch(key) and key.isprintable():
             return Place(key, "token")
         match = _INDEXED.fullmatch(key)
         walk = self.walks.get(match["role"], []) if match else []
         if match is None or int(match["index"]) >= len(walk):
             return None
         return Place(walk[int(match["index"])], _SIDES[match["side"]])
+
+    def likeness(self, key: str) -> int:
+        match = _LIKE.match(key)
+        return match.end() if match else 0
 
     def spell(self, module: str, slot: Slot) -> str | None:
         return None
@@ -101,6 +106,9 @@ class TraversalList:
     def parse(self, key: str) -> Place | None:
         index, side = divmod(int(key), 2) if re.fullmatch(r"\d{1,4}", key) else (-1, 0)
         return Place(self.walk[index], "A" if side else "B") if 0 <= index < len(self.walk) else None
+
+    def likeness(self, key: str) -> int:
+        return 0
 
     def spell(self, module: str, slot: Slot) -> str | None:
         return None

@@ -1,22 +1,38 @@
 """The verbs on adapters as data: convert, merge, resize, extract, diff."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reelora.adapters import WRITTEN, Adapter, Written, algebra, changed_elsewhere, read_adapter, write_with_report
+from reelora.adapters import (
+    WRITTEN,
+    Adapter,
+    Kept,
+    Written,
+    algebra,
+    changed_elsewhere,
+    fingerprints_of,
+    read_adapter,
+    write_with_report,
+)
 from reelora.components import open_weights
 from reelora.errors import ConfigError, first_few, nearest
 
 from .adapter_texts import read_adapters
 from .listener import Listener
 from .machine import DTYPES
+from .model import find_model
+from .texts import plain
 
-__all__ = ["Target", "convert", "diff", "extract", "merge", "parse_size", "read_one", "resize"]
+__all__ = ["Resized", "Target", "convert", "diff", "extract", "merge", "parse_size", "read_one", "resize"]
 
 ENDINGS = {".safetensors": "diffusers", ".pt": "sat", "": "peft"}
 """What an output of this ending is, where nobody says it."""
+DENOISERS = ("transformer", "unet")
+"""The roles by whose weights an adapter knows its base."""
+WORST = 3
+"""Modules that are named as those that kept least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +63,36 @@ class Target:
         layout = self.layout or ENDINGS[self.path.suffix]
         written = write_with_report(adapter, self.path, layout, dtype=DTYPES.get(self.dtype))
         for note in written.notes:
-            listener.say(note)
+            listener.say(plain(note))
         size = sum(file.stat().st_size for file in (self.path.rglob("*") if self.path.is_dir() else [self.path]))
         listener.say(f"{self.path}: {layout}, {size / 1e6:.1f} MB, largest relative difference {written.proof:.1e}")
         return written
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resized:
+    """A resized adapter: its file, and what became of every module."""
+
+    written: Written
+    ranks: dict[str, int]
+    kept: Kept
+
+    def as_json(self) -> dict[str, object]:
+        """Plain values."""
+        modules = {name: {"rank": rank, "kept": self.kept.modules[name]} for name, rank in self.ranks.items()}
+        return {
+            "path": str(self.written.path),
+            "layout": self.written.layout,
+            "proof": self.written.proof,
+            "kept": self.kept.total,
+            "modules": modules,
+        }
+
+    def lines(self) -> list[str]:
+        """What was kept in all, and of the modules that kept least."""
+        worst = sorted(self.ranks, key=self.kept.modules.__getitem__)[:WORST]
+        rows = [f"  {self.kept.modules[name]:.6g} at rank {self.ranks[name]} in {plain(name)}" for name in worst]
+        return [f"{_ranks(self.ranks.values())}; share of the energy kept: {self.kept.total:.6g} in all, least", *rows]
 
 
 def read_one(
@@ -89,25 +131,31 @@ def merge(
 
 def resize(
     adapter: Adapter, target: Target, *, rank: int | None, keep: float | None, size_bytes: int | None, listener: Listener
-) -> Written:
+) -> Resized:
     """The same adapter at another rank, energy or size."""
-    resized = algebra.resize(adapter, rank=rank, keep=keep, size_bytes=size_bytes, on_progress=_progress(listener, "resize"))
-    _say_kept(resized, listener)
-    return target.write(resized, listener)
+    small, kept = algebra.resize_with_report(
+        adapter, rank=rank, keep=keep, size_bytes=size_bytes, on_progress=_progress(listener, "resize")
+    )
+    written = target.write(small, listener)
+    resized = Resized(written=written, ranks={name: pair.rank for name, pair in small.pairs.items()}, kept=kept)
+    for line in resized.lines():
+        listener.say(line)
+    return resized
 
 
 def extract(
     base: str, tuned: str, target: Target, *, role: str, rank: int | None, keep: float | None, targets: str, listener: Listener
 ) -> Written:
-    """An adapter that makes one checkpoint of another."""
-    before, after = open_weights(base, role), open_weights(tuned, role)
+    """An adapter that makes one checkpoint of another, each a model or weights; it knows its base."""
+    before, after = (open_weights(find_model(name), role) for name in (base, tuned))
     adapter = algebra.extract(
         before, after, rank=rank, keep=keep, role=role, target_modules=targets, on_progress=_progress(listener, "extract")
     )
     if left := changed_elsewhere(before, after, target_modules=targets):
-        listener.say(f"{len(left)} tensors changed that no pair holds and are left out: {first_few([*left])}")
+        listener.say(f"{len(left)} tensors changed that no pair holds and are left out: {plain(first_few([*left]))}")
     _say_kept(adapter, listener)
-    return target.write(adapter, listener)
+    known = {"base_model": Path(base).name, **fingerprints_of(before)} if role in DENOISERS else {}
+    return target.write(adapter.with_provenance(**known), listener)
 
 
 def diff(first: str, second: str, *, listener: Listener) -> algebra.Difference:
@@ -127,9 +175,13 @@ def parse_size(text: str) -> int:
 
 
 def _say_kept(adapter: Adapter, listener: Listener) -> None:
-    ranks = f"rank {adapter.ranks[0]}" if len(adapter.ranks) == 1 else f"ranks {adapter.ranks[0]} to {adapter.ranks[-1]}"
     if kept := adapter.provenance.get("energy_kept"):
-        listener.say(f"{ranks}; share of the energy kept: {kept}")
+        listener.say(f"{_ranks(adapter.ranks)}; share of the energy kept: {plain(kept)}")
+
+
+def _ranks(ranks: Collection[int]) -> str:
+    low, high = min(ranks), max(ranks)
+    return f"rank {low}" if low == high else f"ranks {low} to {high}"
 
 
 def _progress(listener: Listener, task: str) -> algebra.OnProgress:

@@ -1,28 +1,38 @@
 """``inspect``: what a file says of itself; nothing here needs diffusers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from reelora.adapters import (
-    Adapter,
     ModuleReport,
     advice_on,
     check_fits,
+    compared_with_base,
     content_hash,
     facts_of,
+    open_source,
     read_adapter,
     report_modules,
 )
 from reelora.components import open_weights
 from reelora.tensorio import webui_hashes
 
-from . import html
 from .listener import Listener
+from .model import find_model
 
-__all__ = ["Inspection", "inspect", "inspect_video", "inspection_page", "is_video", "strengths"]
+__all__ = ["Inspection", "inspect", "inspect_video", "is_video"]
 
 VIDEO_SUFFIXES = {".mp4", ".gif", ".png"}
+CHECKED = {
+    "sshs_model_hash": "it was changed after it was written",
+    "modelspec.hash_sha256": "it was changed after it was written, or they were hashed in another order than they lie in",
+}
+"""The stored hashes that can be checked against the bytes behind the header, and what it means where they differ.
+
+The legacy hash cannot: it is of the file as it was before that hash was stored. Source: Stability AI's ModelSpec; sd-scripts,
+library/train_util.py, ``precalculate_safetensors_hashes``.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +52,7 @@ class Inspection:
 
 
 def is_video(path: Path) -> bool:
-    return path.suffix in VIDEO_SUFFIXES
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def inspect_video(path: Path) -> dict[str, object]:
@@ -62,67 +72,39 @@ def inspect(
     sat_config: Sequence[Path] = (),
     listener: Listener,
 ) -> Inspection:
-    """An adapter's header; with ``deep`` its values too, with ``base`` also beside the weights of that model.
+    """An adapter's header; with ``deep`` its values too, with ``base`` (as `find_model` takes it) also beside its weights.
 
     Raises MismatchError where ``base`` has not the layers, and what `read_adapter` raises.
     """
-    adapter = read_adapter(path, alpha=alpha, producer=producer, sat_config=tuple(sat_config))
-    facts = facts_of(adapter)
+    source = open_source(path)
+    adapter = read_adapter(source.path, alpha=alpha, producer=producer, sat_config=tuple(sat_config))
+    facts = facts_of(adapter, source.metadata)
     if not deep and base is None:
         return Inspection(facts=facts, modules=(), advice=tuple(advice_on(adapter, [])))
-    facts |= {"content_hash": content_hash(adapter), **_webui(Path(path))}
-    modules = _report(adapter, base, listener)
-    return Inspection(facts=facts, modules=tuple(modules), advice=tuple(advice_on(adapter, modules)))
-
-
-def _webui(path: Path) -> dict[str, str]:
-    return webui_hashes(path) if path.is_file() and path.suffix == ".safetensors" else {}
-
-
-def _report(adapter: Adapter, base: str | None, listener: Listener) -> list[ModuleReport]:
-    role = next((role for role in ("transformer", "unet") if role in adapter.roles), "")
-    weights = open_weights(base, role) if base else None
-    if weights is not None:
+    role = adapter.roles[0]
+    weights = None
+    if base is not None:
+        weights = open_weights(find_model(base), role)
         check_fits(adapter, weights, role)
-    modules = []
-    for module in report_modules(adapter, weights, role):
-        modules.append(module)
-        listener.progress("inspect", len(modules), len(adapter.pairs))
-    return modules
+        facts["base_match"] = compared_with_base(adapter, weights)
+    hashes, doubts = _file_hashes(source.path, source.metadata)
+    facts |= {"content_hash": content_hash(adapter), **hashes}
+    modules = tuple(_watched(report_modules(adapter, weights, role), len(adapter.pairs), listener))
+    return Inspection(facts=facts, modules=modules, advice=(*doubts, *advice_on(adapter, list(modules))))
 
 
-def inspection_page(path: str, inspection: Inspection) -> str:
-    """A self-contained page with all of it and the plots."""
-    facts = [{"what": name.replace("_", " "), "value": str(value)} for name, value in inspection.facts.items()]
-    sections = [html.section("What it is", html.table(facts))]
-    if inspection.advice:
-        sections.insert(0, html.section("Advice", *(html.paragraph(text) for text in inspection.advice)))
-    if inspection.modules:
-        rows = [{**asdict(module), "name": module.name.partition(".")[2]} for module in inspection.modules]
-        curves = {
-            "effective rank": [(float(i), float(m.effective_rank)) for i, m in enumerate(inspection.modules)],
-            "rank": [(float(i), float(m.rank)) for i, m in enumerate(inspection.modules)],
-        }
-        sections.append(html.section("Strength over blocks", html.heat_map(strengths(inspection), label="norm of the update")))
-        sections.append(html.section("Ranks", html.line_plot(curves, x="module", y="rank")))
-        sections.append(html.section("Modules", html.table(rows)))
-    return html.page(f"Adapter {Path(path).name}", sections, footer="Made by `reelora inspect --html`.")
+def _file_hashes(path: Path, metadata: Mapping[str, str]) -> tuple[dict[str, object], list[str]]:
+    """The hashes of a safetensors file, the names of those that its header tells rightly, and a sentence on each other one."""
+    if path.suffix != ".safetensors":
+        return {}, []
+    found = webui_hashes(path)
+    told = {name: metadata[name].lower().removeprefix("0x") for name in CHECKED if name in metadata}
+    right = [name for name, text in told.items() if text == found["sshs_model_hash"]]
+    doubts = [f"The file's {name} is not that of its tensors: {CHECKED[name]}." for name in told if name not in right]
+    return {**found, "hashes_right": right}, doubts
 
 
-def strengths(inspection: Inspection) -> dict[str, dict[str, float]]:
-    """Norm of the update by kind of module and block; empty unless values were read."""
-    grid: dict[str, dict[str, float]] = {}
-    for module in inspection.modules:
-        block, leaf = _block_and_leaf(module.name)
-        grid.setdefault(leaf, {})[block] = module.norm or 0.0
-    return grid
-
-
-def _block_and_leaf(name: str) -> tuple[str, str]:
-    """``transformer.transformer_blocks.3.attn1.to_q`` is block ``3`` of ``transformer_blocks.*.attn1.to_q``."""
-    parts = name.split(".")[1:]
-    numbers = [index for index, part in enumerate(parts) if part.isdigit() and index < len(parts) - 1]
-    if not numbers:
-        return "0", ".".join(parts)
-    block = ".".join(parts[index] for index in numbers)
-    return block, ".".join("*" if index in numbers else part for index, part in enumerate(parts))
+def _watched(modules: Iterable[ModuleReport], total: int, listener: Listener) -> Iterator[ModuleReport]:
+    for done, module in enumerate(modules, start=1):
+        yield module
+        listener.progress("inspect", done, total)

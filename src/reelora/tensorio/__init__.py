@@ -5,7 +5,9 @@ from .checkpoint import CheckpointStore, open_checkpoint
 from .checkpoint_writer import DeferredTensor, write_checkpoint
 from .fingerprint import fingerprint, sampled_fingerprint, shape_fingerprint, value_fingerprint
 from .hashes import webui_hashes
+from .header import parse_json, shown
 from .reader import TensorStore, open_tensors
+from .rewrite import copy_file, rewrite_tensors, same_bytes
 from .text import read_json
 from .writer import write_tensors
 
@@ -15,12 +17,17 @@ __all__ = [
     "TensorStore",
     "atomic_folder",
     "atomic_path",
+    "copy_file",
     "fingerprint",
     "open_checkpoint",
     "open_tensors",
+    "parse_json",
     "read_json",
+    "rewrite_tensors",
+    "same_bytes",
     "sampled_fingerprint",
     "shape_fingerprint",
+    "shown",
     "value_fingerprint",
     "webui_hashes",
     "write_checkpoint",

@@ -109,8 +109,8 @@ def read_header(file: BinaryIO, path: Path) -> Header:
     return Header(table.get(METADATA_KEY, {}), {name: _entry(row, data_start) for name, row in rows.items()})
 
 
-def parse_json(text: bytes, path: Path) -> dict[str, Any]:
-    """Parse a JSON object in which no name occurs twice; raises FileFormatError that names ``path``."""
+def parse_json(text: bytes | str, path: Path | str) -> dict[str, Any]:
+    """Parse a JSON object in which no name occurs twice; raises FileFormatError that names ``path``, or whatever holds it."""
     try:
         table = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_constant, parse_int=_whole_number)
     except (ValueError, RecursionError) as error:
@@ -121,8 +121,11 @@ def parse_json(text: bytes, path: Path) -> dict[str, Any]:
 
 
 def shown(name: object) -> str:
-    """An untrusted name as a message may hold it: quoted, without control characters, not too long."""
-    return _clip(repr(name))
+    """An untrusted name or value as a message may hold it: quoted, without control characters, not too long."""
+    try:
+        return _clip(repr(name))
+    except RecursionError:
+        return f"a {type(name).__name__} of many levels"
 
 
 def is_text(value: object) -> bool:

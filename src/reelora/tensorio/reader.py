@@ -58,6 +58,11 @@ class TensorStore(Mapping[str, Tensor]):
         return {name: shard.entries[name].dtype for name, shard in self._shards.items()}
 
     @cached_property
+    def files(self) -> dict[str, Path]:
+        """The file that holds every tensor."""
+        return {name: shard.path for name, shard in self._shards.items()}
+
+    @cached_property
     def size_bytes(self) -> int:
         """Bytes of all tensors together."""
         return sum(prod(shape) * self.dtypes[name].itemsize for name, shape in self.shapes.items())

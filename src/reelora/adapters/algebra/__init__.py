@@ -7,7 +7,7 @@ from .kept import Kept, energy_kept
 from .merge import merge
 from .methods import METHODS, Method
 from .progress import OnProgress
-from .resize import resize
+from .resize import resize, resize_with_report
 from .spectrum import Spectrum, spectrum
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "inner",
     "merge",
     "resize",
+    "resize_with_report",
     "singular_values",
     "spectrum",
 ]

@@ -14,6 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from reelora.adapters.pair import Pair
+from reelora.adapters.threads import one_thread
 from reelora.errors import UnknownScaleError
 
 __all__ = ["Core", "Reduced", "core", "grams", "inner", "known_scale", "singular_values", "tails_of"]
@@ -56,6 +57,7 @@ class Core:
         return Reduced(pair, float(self.tails[min(rank, len(self.values))]), float(self.tails[0]))
 
 
+@one_thread()
 def core(pair: Pair) -> Core:
     """The `Core` of a pair; UnknownScaleError while nobody knows its scale. Its values have to be finite."""
     scale, tall, wide = known_scale(pair), _triangle(pair.b), _triangle(pair.a.mT)
@@ -63,6 +65,7 @@ def core(pair: Pair) -> Core:
     return Core(pair=pair, values=values, left=scale * (wide.mT @ vt.mT), right=scale * (u.mT @ tall))
 
 
+@one_thread()
 def singular_values(pair: Pair) -> Float64[Tensor, " k"]:
     """The singular values of the update at strength 1, descending; UnknownScaleError while nobody knows its scale."""
     return torch.linalg.svdvals(known_scale(pair) * (_triangle(pair.b) @ _triangle(pair.a.mT).mT))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from reelora.adapters.pair import Pair, Update
+from reelora.adapters.threads import one_thread
 from reelora.errors import AdapterError
 
 from .core import Reduced, tails_of
@@ -114,8 +115,11 @@ def _noise(dense: Update, width: int, draw: torch.Generator) -> Tensor:
 
 def _pass(dense: Update, start: Tensor) -> tuple[_Found, Tensor]:
     """The best directions in the span of ``start``, and the start of the next pass."""
-    right = torch.linalg.qr(start).Q
-    left, values, turn = torch.linalg.svd(dense @ right, full_matrices=False)
+    with one_thread():
+        right = torch.linalg.qr(start).Q
+    image = dense @ right
+    with one_thread():
+        left, values, turn = torch.linalg.svd(image, full_matrices=False)
     right = right @ turn.mT
     back = dense.mT @ left
     rest = squared_norm(torch.addmm(dense, left * values, right.mT, alpha=-1))

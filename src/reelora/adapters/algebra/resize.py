@@ -6,6 +6,7 @@ import torch
 
 from reelora.adapters.adapter import Adapter
 from reelora.adapters.pair import Pair
+from reelora.adapters.threads import one_thread
 
 from .checks import check_ready
 from .core import Reduced, core, inner, known_scale, singular_values
@@ -14,7 +15,7 @@ from .outcome import assemble
 from .progress import OnProgress, watched
 from .sizes import Size, check_size_bytes, exactly_one, share_bytes
 
-__all__ = ["reduce_pair", "resize"]
+__all__ = ["reduce_pair", "resize", "resize_with_report"]
 
 
 def resize(
@@ -35,18 +36,33 @@ def resize(
     Raises ConfigError for an impossible size (and says the smallest possible one), UnknownScaleError while the scale is
     unknown, AdapterError for NaN, infinite values and a DoRA. Computed in float64; no matrix of out x in is built.
     """
+    return resize_with_report(adapter, rank, keep, size_bytes, on_progress=on_progress)[0]
+
+
+@one_thread()
+def resize_with_report(
+    adapter: Adapter,
+    rank: int | None = None,
+    keep: float | None = None,
+    size_bytes: int | None = None,
+    *,
+    on_progress: OnProgress | None = None,
+) -> tuple[Adapter, Kept]:
+    """As `resize`, and how much of every module is kept."""
     exactly_one(rank=rank, keep=keep, size_bytes=size_bytes)
     sizes = {} if size_bytes is not None else dict.fromkeys(adapter.pairs, Size(rank=rank, keep=keep))
     check_ready([adapter])
     if size_bytes is not None:
         sizes = {name: Size(rank=share) for name, share in _shares(adapter, size_bytes).items()}
     reduced = {name: _resized(adapter.pairs[name], sizes[name]) for name in watched(adapter.pairs, on_progress)}
-    return assemble(
+    kept = Kept.of(reduced)
+    resized = assemble(
         {name: entry.pair for name, entry in reduced.items()},
         scale_source=f"{adapter.scale_source}; kept when resized",
-        provenance={**adapter.provenance, "energy_kept": str(Kept.of(reduced))},
+        provenance={**adapter.provenance, "energy_kept": str(kept)},
         tokens=adapter.tokens,
     )
+    return resized, kept
 
 
 def _resized(pair: Pair, size: Size) -> Reduced:
