@@ -5,10 +5,10 @@ from datetime import date
 
 import torch
 
-from . import adapter_files, algebra, attach, load
+from . import adapter_files, algebra, attach, load, offline_fuse
 from .side_by_side import Row
 
-BENCHMARKS = (load.run, attach.run, algebra.run, adapter_files.run)
+BENCHMARKS = (load.run, attach.run, algebra.run, adapter_files.run, offline_fuse.run)
 
 
 def main() -> None:

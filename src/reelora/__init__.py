@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from reelora.components import Bundle, load_components
     from reelora.errors import ReeloraError, UnknownScaleError
     from reelora.generate import Clip, Session
-    from reelora.lora import attach, collect, detach, load_into, using
+    from reelora.lora import Rack, attach, collect, detach, load_into, using
 
 __version__ = "0.1.0"
 
@@ -17,7 +17,7 @@ _HOMES = {
     "components": ("Bundle", "load_components"),
     "errors": ("ReeloraError", "UnknownScaleError"),
     "generate": ("Clip", "Session"),
-    "lora": ("attach", "collect", "detach", "load_into", "using"),
+    "lora": ("Rack", "attach", "collect", "detach", "load_into", "using"),
 }
 """The room of every public name; it is imported when the name is first used, so that ``reelora --help`` needs none."""
 
@@ -27,6 +27,7 @@ __all__ = [
     "Clip",
     "LoraSpec",
     "Pair",
+    "Rack",
     "ReeloraError",
     "Session",
     "UnknownScaleError",

@@ -54,11 +54,51 @@ def test_inspect_deep_reads_values_and_hashes_and_draws_them(reelora, style, tmp
     facts = json.loads(reelora("inspect", style, "--deep", "--json").out)
     assert len(facts["content_hash"]) == len(facts["sshs_model_hash"]) == 64
     assert [row["effective_rank"] for row in facts["values"]] == [4] * 4
-    assert "norm of the update" in reelora("inspect", style, "--deep").out
+    out = reelora("inspect", style, "--deep").out
+    assert "effective rank: 4 everywhere" in out
+    assert "norm of the update, block by block" in out
     assert reelora("inspect", style, "--html", tmp_path / "page.html").code == 0
     page = (tmp_path / "page.html").read_text()
     assert "twinkle" in page
     assert "http" not in page.replace("http://www.w3.org", "")
+
+
+def test_the_heat_map_of_a_deep_model_fits_80_columns_and_shows_every_block(reelora, tmp_path):
+    draw = torch.Generator().manual_seed(0)
+    names = [f"transformer.transformer_blocks.{i}.attn1.{leaf}" for i in range(100) for leaf in ("to_q", "to_out.0")]
+    pairs = {name: Pair(torch.ones(1, 8), torch.rand(8, 1, generator=draw) + 0.5, 1.0) for name in names}
+    write_adapter(Adapter(pairs=pairs, spec=None, layout="memory", scale_source="a test"), tmp_path / "deep.safetensors")
+    out = reelora("inspect", tmp_path / "deep.safetensors", "--deep").out
+    map_of_strength = out.partition("block by block:\n")[2].splitlines()
+    assert max(map(len, map_of_strength)) <= 80
+    cells = [line for line in map_of_strength if line.startswith("    ")]
+    assert sum(len(line) - 4 for line in cells) == len(names)
+
+
+def test_norms_are_shown_also_while_the_scale_is_unknown(reelora, unknown):
+    out = reelora("inspect", unknown, "--deep").out
+    assert "norm of B @ A (nobody knows the scale), block by block" in out
+    assert ": 0 to 0" not in out
+    assert json.loads(reelora("inspect", unknown, "--deep", "--json").out)["values"][0]["norm"] is None
+
+
+def test_others_metadata_and_stored_hashes_are_shown_and_the_hashes_checked(reelora, tmp_path):
+    kohya, changed = next(case for case in CASES if case.name == "kohya").make(tmp_path), tmp_path / "changed.safetensors"
+    truth = json.loads(reelora("inspect", kohya, "--deep", "--json").out)["sshs_model_hash"]
+    stored = {"ss_sd_scripts_commit_hash": "12ab", "modelspec.trigger_phrase": "a star, twinkle"}
+    stored |= {"sshs_model_hash": truth, "modelspec.hash_sha256": f"0x{truth}", "sshs_legacy_hash": "12345678"}
+    tensors = dict(open_tensors(kohya))
+    write_tensors(tmp_path / "told.safetensors", tensors, metadata=stored)
+    write_tensors(changed, {name: tensor * 2 for name, tensor in tensors.items()}, metadata=stored)
+
+    out = reelora("inspect", tmp_path / "told.safetensors").out
+    for text in (truth, "12345678", "12ab", "sd-scripts, by the header's", "a star, twinkle"):
+        assert text in out
+    facts = json.loads(reelora("inspect", tmp_path / "told.safetensors", "--deep", "--json").out)
+    assert facts["hashes_right"] == ["sshs_model_hash", "modelspec.hash_sha256"]
+    facts = json.loads(reelora("inspect", changed, "--deep", "--json").out)
+    assert facts["hashes_right"] == []
+    assert [text for text in facts["advice"] if text.startswith("The file's sshs_model_hash is not that of its tensors")]
 
 
 def test_the_content_hash_is_the_same_in_every_layout(reelora, style, tmp_path):
@@ -71,6 +111,9 @@ def test_the_content_hash_is_the_same_in_every_layout(reelora, style, tmp_path):
 def test_inspect_beside_a_base_tells_relative_norms_and_what_fusing_would_lose(reelora, style):
     rows = json.loads(reelora("inspect", style, "--base", MODEL, "--json").out)["values"]
     assert all(row["relative_norm"] > 0 and 0 <= row["fused_loss"] < 0.5 for row in rows)
+    out = reelora("inspect", style, "--base", "pocket").out
+    for text in ("|dW| / |W|: ", "share lost if fused into bfloat16: ", "stores no fingerprint of its base"):
+        assert text in out
 
 
 def test_inspect_warns_in_plain_words(reelora, unknown):
@@ -109,8 +152,12 @@ def test_resize_says_what_it_keeps(reelora, style, tmp_path):
     result = reelora("resize", style, tmp_path / "small.safetensors", "--rank", 2)
     assert "share of the energy kept" in result.err
     assert read_adapter(tmp_path / "small.safetensors").ranks == (2,)
-    sized = reelora("resize", style, tmp_path / "sized.safetensors", "--size", "20kB")
-    assert sized.code == 0
+    sized = reelora("resize", style, tmp_path / "sized.safetensors", "--size", "20kB", "--json")
+    told = json.loads(sized.out)
+    assert told["modules"].keys() == set(NAMES)
+    assert all(0 < row["kept"] <= 1 and 1 <= row["rank"] <= 4 for row in told["modules"].values())
+    worst = min(NAMES, key=lambda name: told["modules"][name]["kept"])
+    assert f"in {worst}" in sized.err
     assert sum(p.a.nbytes + p.b.nbytes for p in read_adapter(tmp_path / "sized.safetensors").pairs.values()) <= 20_000
 
 
@@ -127,6 +174,24 @@ def test_extract_finds_the_adapter_that_was_added_to_a_model(reelora, model, sty
     out = tmp_path / "found.safetensors"
     assert reelora("extract", tmp_path / "base.safetensors", tmp_path / "tuned.safetensors", out, "--rank", 4).code == 0
     assert largest_difference(adapter, read_adapter(out)) < 1e-4  # float32 rounding of W + dW
+    matches = {
+        name: json.loads(reelora("inspect", out, "--base", base, "--json").out)["base_match"]
+        for name, base in {"its own": "pocket", "the tuned one": tmp_path / "tuned.safetensors"}.items()
+    }
+    assert matches["its own"] == "the weights that it was trained on"
+    assert "another fine-tune" in matches["the tuned one"]
+
+
+def test_extract_knows_the_pocket_model_by_its_name(reelora, model, tmp_path):
+    file = model / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = {name: tensor.clone() for name, tensor in open_tensors(file).items()}
+    weights["proj_out.weight"][0] += 1
+    write_tensors(file, weights)
+    out = tmp_path / "found.safetensors"
+    assert reelora("extract", "pocket", model, out, "--rank", 1).code == 0
+    found = read_adapter(out)
+    assert list(found.pairs) == ["transformer.proj_out"]
+    assert found.provenance["base_model"] == "pocket"
 
 
 def test_diff_names_the_modules_that_differ_most(reelora, style, motion):

@@ -2,40 +2,50 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
-import torch
 
-from reelora.adapters import Adapter, Pair, write_adapter
+from reelora.adapters import largest_difference, read_adapter
+from reelora.pocket import MODEL
+from reelora.tensorio import open_tensors, write_tensors
 
-GUIDES = Path(__file__).parents[2] / "docs" / "guides"
-NAMES = [f"transformer.transformer_blocks.{i}.attn1.{leaf}" for i in range(6) for leaf in ("to_q", "to_k", "to_v", "to_out.0")]
+GUIDE = (Path(__file__).parents[2] / "docs" / "guides" / "adapters.md").read_text()
+SAT_LORA = Path(__file__).parents[1] / "golden" / "sat" / "t2v_2b_lora" / "transformer"
+CHANGED = "transformer_blocks.0.attn1.to_q.weight"
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """A folder as it is after ``make demo``, with a file that CogVideo's trainer might have written beside it."""
+def folder(reelora, clips, tmp_path, monkeypatch):
+    """A folder with what the guide takes as given.
+
+    What the demo's training leaves, a fine-tune of the pocket model, and a checkpoint of SAT (tests/golden).
+    """
     monkeypatch.chdir(tmp_path)
-    generator = torch.Generator().manual_seed(0)
-    for path, rank in (("demo/adapter.safetensors", 16), ("pytorch_lora_weights.safetensors", 128)):
-        pairs = {
-            name: Pair(torch.randn(rank, 192, generator=generator), torch.randn(192, rank, generator=generator), 0.5)
-            for name in NAMES
-        }
-        Path(path).parent.mkdir(exist_ok=True)
-        write_adapter(Adapter(pairs=pairs, spec=None, layout="memory", scale_source="a test"), path)
+    assert reelora("train", "--data", clips, "--steps", 2, "--output", "demo").code == 0
+    file = shutil.copytree(MODEL, tmp_path / "my-finetune") / "transformer" / "diffusion_pytorch_model.safetensors"
+    weights = {name: tensor.clone() for name, tensor in open_tensors(file).items()}
+    weights[CHANGED] += 0.01
+    write_tensors(file, weights)
+    shutil.copytree(SAT_LORA, tmp_path / "sat-lora")
     return tmp_path
 
 
-def commands(guide: str) -> list[str]:
-    """The indented ``reelora`` lines that need no hub."""
-    lines = re.findall(r"^    (reelora .*)$", (GUIDES / guide).read_text(), re.MULTILINE)
-    return [line for line in lines if "CogVideoX-5b" not in line]
-
-
-def test_the_guide_to_adapters_runs_as_it_stands(reelora, folder):
-    for line in commands("adapters.md"):
+def test_every_command_of_the_guide_to_adapters_runs_and_so_does_its_python(reelora, folder):
+    commands = re.findall(r"^    (reelora .*)$", GUIDE, re.MULTILINE)
+    assert len(commands) == GUIDE.count("\n    reelora ")
+    said = {}
+    for line in commands:
         result = reelora(*shlex.split(line)[1:])
         assert result.code == 0, (line, result.err)
-    assert (folder / "both.safetensors").exists()
+        said[line] = result.out + result.err
+    assert "the weights that it was trained on" in (folder / "page.html").read_text()
+    assert "Nothing says how strong" in said["reelora inspect sat-lora"]
+    assert largest_difference(read_adapter(SAT_LORA, producer="sat"), read_adapter("loud.safetensors")) == 0
+    assert list(read_adapter("style.safetensors").pairs) == [f"transformer.{CHANGED.removesuffix('.weight')}"]
+
+    Path("both.safetensors").unlink()
+    (code,) = re.findall(r"```python\n(.+?)```", GUIDE, re.DOTALL)
+    exec(code, {})
+    assert read_adapter("both.safetensors").layout == "kohya"

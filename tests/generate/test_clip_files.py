@@ -100,7 +100,7 @@ def test_metadata_come_back_from_every_format(drawn, tmp_path, name):
         "prompt": 'ein Kätzchen, 猫, "quoted"; \\ # =\nnew line, lone surrogate \udc80 ' + "and on " * 200,
         "seed": 2**62,
         "guidance": 6.1,
-        "adapters": [{"name": "ghibli", "sha256": "ab" * 32, "strength": 0.8}],
+        "adapters": [{"name": "ghibli", "content_hash": "ab" * 32, "strength": 0.8}],
     }
     paths = replace(drawn, metadata=metadata).save(tmp_path / name)
     assert read_video_metadata(tmp_path / name) == metadata

@@ -8,7 +8,7 @@ import typer
 from reelora import __version__
 from reelora.errors import ReeloraError
 
-from . import convert, demo, diff, extract, generate, inspect, merge, precompute, resize, train
+from . import convert, demo, diff, extract, fuse, generate, inspect, merge, precompute, resize, train
 
 __all__ = ["main"]
 
@@ -25,6 +25,7 @@ VERBS = (
     resize.resize,
     extract.extract,
     diff.diff,
+    fuse.fuse,
     precompute.precompute,
     train.train,
     generate.generate,
@@ -76,8 +77,13 @@ def main() -> None:
 
 
 def _end(message: str) -> NoReturn:
-    print(f"reelora: {message}", file=sys.stderr)
+    print(f"reelora: {_harmless(message)}", file=sys.stderr)
     sys.exit(USERS_MISTAKE)
+
+
+def _harmless(message: str) -> str:
+    """Without the control characters that a name in a file may bring to the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else f"\\x{ord(char):02x}" for char in message)
 
 
 def _text(error: ReeloraError | OSError) -> str:

@@ -12,7 +12,7 @@ from reelora import __version__
 from reelora.catalog import ModelFacts
 from reelora.components import Bundle, fingerprint_of, load_components, needs_tiles
 from reelora.errors import ConfigError
-from reelora.lora import base_notes, evaluating, using
+from reelora.lora import base_fingerprints, base_notes, evaluating, using
 from reelora.shapes import FramesU8
 from reelora.tensorio import fingerprint, open_tensors
 
@@ -85,6 +85,11 @@ class Session:
             return fingerprint_of(self.parts.root, "transformer")
         return fingerprint(open_tensors(source))
 
+    @cached_property
+    def _bases(self) -> Mapping[str, str]:
+        """What adapters store of the base they were trained on."""
+        return base_fingerprints(self.parts.transformer)
+
     def config(self, **settings: Any) -> GenerateConfig:
         """The model's defaults with these settings over them; see GenerateConfig for their names."""
         return GenerateConfig.for_model(self.facts, **settings)
@@ -150,8 +155,11 @@ class Session:
         batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
         watch = StepWatch(total=config.steps * len(batches), on_step=on_step, should_stop=should_stop)
         uses = resolve(adapters)
-        transformer = self.parts.transformer
-        notes = [note for use in uses for note in base_notes(use.adapter, transformer, name=use.name, strict_base=strict_base)]
+        notes = [
+            note
+            for use in uses
+            for note in base_notes(use.adapter, lambda: self._bases, name=use.name, strict_base=strict_base)
+        ]
         return (clip for batch in batches for clip in self._run(batch, config, uses, watch, tuple(notes)))
 
     def _run(

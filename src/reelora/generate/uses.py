@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from reelora.adapters import Adapter, read_adapter
+from reelora.adapters import Adapter, content_hash, read_adapter
 from reelora.errors import ConfigError
-from reelora.tensorio import fingerprint
 
 __all__ = ["NO_ADAPTERS", "AdapterUse", "Adapters", "resolve"]
 
@@ -30,11 +29,10 @@ class AdapterUse:
 
     @cached_property
     def description(self) -> dict[str, Any]:
-        """For a file's metadata. The hash is over the tensors: equal in memory, in a file, and under any name."""
-        pairs = self.adapter.pairs
-        factors = {f"{name}.lora_{side}.weight": getattr(pair, side.lower()) for name, pair in pairs.items() for side in "AB"}
-        scales = sorted({pair.scale for pair in pairs.values() if pair.scale is not None})
-        return {"name": self.name, "sha256": fingerprint(factors), "scales": scales, "strength": self.strength}
+        """For a file's metadata; the hash is the one that ``reelora inspect`` shows."""
+        scales = sorted({pair.scale for pair in self.adapter.pairs.values() if pair.scale is not None})
+        told = {"name": self.name, "content_hash": content_hash(self.adapter)}
+        return {**told, "scales": scales, "strength": self.strength}
 
 
 def resolve(adapters: Adapters) -> Sequence[AdapterUse]:

@@ -9,7 +9,7 @@ from torch import nn
 from reelora.adapters import Adapter, LoraSpec
 from reelora.errors import MismatchError, first_few, nearest
 
-from .branch import StackedLinear, TrainableLinear, draw_a
+from .branch import StandIn, TrainableLinear, draw_a
 from .model import linears_of, role_of, swap, target_linears
 from .summary import AttachSummary
 
@@ -127,7 +127,7 @@ def _attachment(model: nn.Module) -> _Attachment:
 
 
 def _check_bare(model: nn.Module) -> None:
-    held = [path for path, linear in linears_of(model).items() if isinstance(linear, TrainableLinear | StackedLinear)]
+    held = [path for path, linear in linears_of(model).items() if isinstance(linear, StandIn)]
     if held:
         raise MismatchError(f"This model has {len(held)} branches already ({first_few(held)}): detach or leave `using` first.")
 

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from .branch import StackedLinear, TrainableLinear
+from .branch import StandIn
 
 __all__ = ["evaluating"]
 
@@ -27,6 +27,6 @@ def _all_modules(network: nn.Module) -> Iterator[nn.Module]:
     """Every module below a network, and the originals for which stand-ins stand in: these are no submodules."""
     for module in network.modules():
         yield module
-        while isinstance(module, TrainableLinear | StackedLinear):
+        while isinstance(module, StandIn):
             module = module.base
             yield module

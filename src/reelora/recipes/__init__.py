@@ -6,12 +6,15 @@ from .compare import diff_lines, diff_rows
 from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
 from .demo import DemoOutcome, DemoPlan, demo
 from .files import write_new_text
+from .fuse import FuseOutcome, fuse
 from .generate import generate
-from .inspect import Inspection, inspect, inspect_video, inspection_page, is_video, strengths
+from .inspect import Inspection, inspect, inspect_video, is_video
+from .inspect_texts import fact_rows, inspection_page, strength_title, strengths, value_lines
 from .listener import Listener, Silent
 from .machine import Precision, check_precision
 from .model import POCKET, find_model
 from .precompute import precompute
+from .texts import plain
 from .train import TrainOutcome, train
 
 __all__ = [
@@ -20,6 +23,7 @@ __all__ = [
     "DataConfig",
     "DemoOutcome",
     "DemoPlan",
+    "FuseOutcome",
     "Inspection",
     "Listener",
     "Precision",
@@ -35,7 +39,9 @@ __all__ = [
     "diff_lines",
     "diff_rows",
     "extract",
+    "fact_rows",
     "find_model",
+    "fuse",
     "generate",
     "inspect",
     "inspect_video",
@@ -43,11 +49,14 @@ __all__ = [
     "is_video",
     "merge",
     "parse_size",
+    "plain",
     "precompute",
     "read_adapters",
     "read_one",
     "resize",
+    "strength_title",
     "strengths",
     "train",
+    "value_lines",
     "write_new_text",
 ]

@@ -1,0 +1,46 @@
+"""The examples run."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+
+from reelora.adapters import Adapter, LoraSpec, Pair, write_adapter
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+NAMES = [f"transformer.transformer_blocks.{i}.attn1.{leaf}" for i in range(6) for leaf in ("to_q", "to_k", "to_v", "to_out.0")]
+
+
+@pytest.fixture
+def adapter(tmp_path):
+    """A file for the pocket model, such as the demo leaves."""
+    draw = torch.Generator().manual_seed(0)
+    pairs = {name: Pair(torch.randn(4, 192, generator=draw), torch.randn(192, 4, generator=draw) / 50, 0.5) for name in NAMES}
+    held = Adapter(pairs=pairs, spec=LoraSpec(rank=4, alpha=2), layout="memory", scale_source="a test")
+    write_adapter(held, tmp_path / "adapter.safetensors")
+    return tmp_path / "adapter.safetensors"
+
+
+def example(name):
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_stock_pipeline_runs_with_a_rack_in_its_middle(adapter, tmp_path, capsys):
+    example("stock_pipeline").main("pocket", str(adapter), str(tmp_path / "video.mp4"))
+    assert (tmp_path / "video.mp4").stat().st_size > 1000
+    assert "1 adapters, fused: 24 modules fused" in capsys.readouterr().out
+
+
+def test_an_adapter_is_switched_live(adapter, tmp_path, capsys):
+    module = example("switch_live")
+    module.main(str(adapter), str(tmp_path / "out"), steps=2)
+    pictures = {path.stem: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
+    assert pictures.keys() == module.STRENGTHS.keys()
+    assert len(set(pictures.values())) == len(pictures)
+    assert "star" in capsys.readouterr().out
