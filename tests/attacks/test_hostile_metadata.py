@@ -76,10 +76,3 @@ def test_megabytes_of_metadata_are_shortened_for_people_and_whole_for_programs(i
 )
 def test_visible_letters_stay_and_all_others_are_spelled_out(text, shown):
     assert plain(text) == shown
-
-
-def test_an_error_brings_no_control_characters_to_the_terminal(reelora, tmp_path):
-    result = reelora("inspect", str(tmp_path / "a\x1b[2J.safetensors"))
-    assert result.code == 2
-    assert "\x1b" not in result.err
-    assert r"\x1b[2J" in result.err

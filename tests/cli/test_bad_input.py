@@ -252,3 +252,10 @@ def test_the_model_in_the_package_is_never_written_to(reelora, clips):
     before = {path: path.stat().st_mtime_ns for path in MODEL.rglob("*")}
     assert reelora("precompute", "--data", clips).code == 0
     assert {path: path.stat().st_mtime_ns for path in MODEL.rglob("*")} == before
+
+
+def test_an_error_brings_no_control_characters_to_the_terminal(reelora, tmp_path):
+    result = reelora("inspect", str(tmp_path / "a\x1b[2J.safetensors"))
+    assert result.code == 2
+    assert "\x1b" not in result.err
+    assert r"\x1b[2J" in result.err
