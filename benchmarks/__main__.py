@@ -1,19 +1,28 @@
-"""Runs every benchmark and prints one table: ``python -m benchmarks``."""
+"""Runs every benchmark, or those that are named, and prints one table: ``python -m benchmarks [NAME ...]``."""
 
 import platform
+import sys
+from collections.abc import Sequence
 from datetime import date
 
 import torch
 
-from . import adapter_files, algebra, attach, load, offline_fuse
+from . import adapter_files, adapters, algebra, attach, load, offline_fuse
 from .side_by_side import Row
 
-BENCHMARKS = (load.run, attach.run, algebra.run, adapter_files.run, offline_fuse.run)
+BENCHMARKS = {
+    "load": load.run,
+    "attach": attach.run,
+    "adapters": adapters.run,
+    "algebra": algebra.run,
+    "adapter_files": adapter_files.run,
+    "offline_fuse": offline_fuse.run,
+}
 
 
-def main() -> None:
+def main(names: Sequence[str]) -> None:
     """Print the table as Markdown, with the machine named."""
-    rows: list[Row] = [row for benchmark in BENCHMARKS for row in benchmark()]
+    rows: list[Row] = [row for name in names or BENCHMARKS for row in BENCHMARKS[name]()]
     machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
     print(f"{date.today()}, {machine}\n")
     print("| what | reelora | diffusers + PEFT | ratio |\n|---|---|---|---|")
@@ -22,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -4,6 +4,7 @@ import copy
 
 import pytest
 import torch
+from accelerate import cpu_offload
 from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 from test_using import adapter_for, close, remade
@@ -160,3 +161,23 @@ def test_a_dora_is_refused_for_single_samples(transformer, tmp_path):
     rack.load("dora", named(adapter, "transformer"))
     with pytest.raises(AdapterError, match="DoRA"):
         rack.activate_per_sample([{"dora": 1.0}, None])
+
+
+def test_weights_that_are_offloaded_one_by_one_keep_branches_and_act(transformer, forward):
+    adapter = adapter_for(transformer)
+    twin = copy.deepcopy(transformer)
+    base = forward(twin)
+    expected = Rack(twin)
+    expected.load("one", adapter)
+    expected.activate({"one": 1.0})
+    cpu_offload(transformer, execution_device=torch.device("cpu"))
+    rack = Rack(transformer)
+    rack.load("one", adapter)
+    rack.activate({"one": 1.0})
+    assert torch.equal(forward(transformer), forward(twin))
+    rack.fuse()
+    assert torch.equal(forward(transformer), forward(twin))
+    assert rack.state.num_fused == 0
+    assert all("sequential offload" in why for why in rack.state.branches.values())
+    rack.activate({})
+    assert torch.equal(forward(transformer), base)

@@ -88,10 +88,12 @@ def _loss(vae: AutoencoderKLCogVideoX, video: Tensor, noise: torch.Generator) ->
     error = drawn.float() - video
     kl = 0.5 * (posterior.mean.float().square() + posterior.var.float() - 1 - posterior.logvar.float()).mean()
     squared = error.square().mean()
+    parts = {"loss": error.abs().mean() + squared + _KL_WEIGHT * kl, "psnr": 10 * torch.log10(4 / squared), "kl": kl}
+    if video.shape[2] == 1:
+        return parts
     wanted = _THUMBNAIL_SCALE * thumbnail(video)
     drift = (posterior.mean[:, : wanted.shape[1]].float() - wanted).square().mean()
-    loss = error.abs().mean() + squared + _KL_WEIGHT * kl + _THUMBNAIL_WEIGHT * drift
-    return {"loss": loss, "psnr": 10 * torch.log10(4 / squared), "kl": kl, "drift": drift}
+    return parts | {"loss": parts["loss"] + _THUMBNAIL_WEIGHT * drift, "drift": drift}
 
 
 def _frames_batch(seed: int, step: int) -> np.ndarray:

@@ -112,7 +112,8 @@ def test_small_updates_are_decomposed_exactly(out, inp, rank, seed):
     found = reduce_dense(matrix, Size(rank=rank), numbers(), dtype=torch.float64)
     least = float(torch.linalg.svdvals(matrix.double())[rank:].square().sum())
     assert found.pair.rank == min(rank, out, inp)
-    assert found.lost == pytest.approx(least, rel=1e-5, abs=1e-11 * found.energy)
+    rounding = 2**-22 * math.sqrt(least * found.energy)  # the factors are stored in float32
+    assert found.lost == pytest.approx(least, rel=1e-5, abs=1e-11 * found.energy + rounding)
 
 
 def test_a_rank_over_a_third_of_the_matrix_is_decomposed_whole():
