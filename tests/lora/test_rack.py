@@ -10,7 +10,7 @@ from tiny_models import build_unet
 
 from reelora.adapters import LoraSpec, write_adapter
 from reelora.errors import AdapterError, ConfigError, MismatchError, UnknownScaleError
-from reelora.lora import Rack, attach
+from reelora.lora import Rack, attach, base_fingerprints
 
 QK = "transformer.transformer_blocks.0.attn1.to_k"
 
@@ -145,6 +145,20 @@ def test_a_name_is_never_overwritten_silently(rack, model):
         rack.load("one", adapter_for(model))
     rack.unload("one")
     rack.load("one", adapter_for(model, seed=5))
+
+
+def test_settings_for_reading_are_refused_for_an_adapter_in_memory(rack, model):
+    with pytest.raises(ConfigError, match="alpha and producer are for reading a file"):
+        rack.load("four", adapter_for(model), alpha=8)
+
+
+def test_a_base_is_recognised_by_its_pristine_weights_while_fused(transformer):
+    adapter = adapter_for(transformer).with_provenance(**base_fingerprints(transformer))
+    rack = Rack(transformer)
+    rack.load("first", remade(adapter, adapter.pairs))
+    rack.activate({"first": 1.0})
+    rack.fuse()
+    rack.load("knows its base", adapter, strict_base=True)
 
 
 def test_unknown_names_are_refused_with_the_nearest(rack):

@@ -33,6 +33,7 @@ Sample = Strengths | None
 _LOOKED_AT = 8
 """Modules whose rounding is looked at after every fuse."""
 _MOSTLY = 0.5
+"""The share of an update whose loss is warned about."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,6 +120,8 @@ class Rack:
             raise ConfigError(
                 f"{name!r} is registered already ({self._entries[name].source}): unload it first, or take another name."
             )
+        if isinstance(adapter, Adapter) and not (alpha is None and producer is None):
+            raise ConfigError(f"{name}: alpha and producer are for reading a file; this adapter is read already.")
         source = "memory" if isinstance(adapter, Adapter) else str(adapter)
         held = adapter if isinstance(adapter, Adapter) else read_adapter(adapter, alpha=alpha, producer=producer)
         check_fit(held, self._sites, {role: type(model).__name__ for role, model in self._models.items()})
@@ -291,7 +294,8 @@ class Rack:
     def _fingerprints(self, role: str) -> Mapping[str, str]:
         """Of the pristine base, computed when the first adapter asks."""
         if role not in self._bases:
-            pristine = {f"{split_role(name)[1]}.weight": self._weights.pristine(name) for name in self._weights.sites}
+            fused = {path: name for name in self._weights.sites for its, path in [split_role(name)] if its == role}
+            pristine = {f"{path}.weight": self._weights.pristine(name) for path, name in fused.items()}
             self._bases[role] = base_fingerprints(self._models[role], instead=pristine)
         return self._bases[role]
 

@@ -1,5 +1,6 @@
 """Stand-ins for inference: all active pairs of a module as one, with gains that change without touching A or B."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -12,7 +13,7 @@ from .branch import StandIn, add_product
 __all__ = ["STACKED", "Stacked", "StackedLinear", "stand_in_for"]
 
 
-class Stacked(StandIn):
+class Stacked(StandIn, ABC):
     """``y = f(x) + B (gains * (A x)) + D x`` for inference: all active pairs as one, beside a dense update for what is no pair.
 
     The gains (scale times strength) act on the rank-wide intermediate in float32: one number per row of A, or one such row for
@@ -50,12 +51,13 @@ class Stacked(StandIn):
             y = y + self.narrow(x, self.dense)
         return y
 
+    @abstractmethod
     def narrow(self, x: Tensor, factor: Tensor) -> Tensor:
         """``x`` through a matrix (or a kernel) in place of the weight, without bias."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _widen(self, y: Tensor, hidden: Tensor, b: Tensor) -> Tensor:
-        raise NotImplementedError
+        """``y`` and B times the weighed ``hidden``."""
 
     def _weigh(self, hidden: Tensor, gains: Tensor) -> Tensor:
         """Each row of A with its gain; with gains ``(n, r)`` the batch is n samples, or a multiple of n (guidance)."""
@@ -67,8 +69,9 @@ class Stacked(StandIn):
             )
         return hidden * self._along_ranks(gains.repeat(len(hidden) // len(gains), 1), hidden)
 
+    @abstractmethod
     def _along_ranks(self, gains: Tensor, hidden: Tensor) -> Tensor:
-        raise NotImplementedError
+        """The gains shaped so that they multiply ``hidden`` along its ranks."""
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, rank={0 if self.lora_a is None else len(self.lora_a)}"
