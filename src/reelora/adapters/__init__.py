@@ -3,7 +3,7 @@
 from .adapter import ROLES, Adapter, by_role, split_role
 from .advice import Advice, share_of_layer
 from .algebra import METHODS, Kept, changed_elsewhere, diff, energy_kept, extract, merge, resize, spectrum
-from .base import base_of, compared_with_base, fingerprints_of
+from .base import BASE_SHAPES, BASE_VALUES, base_of, compared_with_base, fingerprints_of
 from .compare import largest_difference, relative_difference
 from .pair import FactorA, FactorB, Magnitude, Pair, Update
 from .producers import PRODUCERS, Producer
@@ -15,6 +15,8 @@ from .write import PROOFS, WRITTEN, Written, write_adapter, write_with_report
 
 __all__ = [
     "ATTENTION_TARGETS",
+    "BASE_SHAPES",
+    "BASE_VALUES",
     "METHODS",
     "PRODUCERS",
     "PROOFS",

@@ -8,7 +8,7 @@ import typer
 from reelora import __version__
 from reelora.errors import ReeloraError
 
-from . import convert, demo, diff, extract, fuse, generate, inspect, merge, precompute, resize, train
+from . import convert, demo, diff, doctor, extract, fuse, generate, inspect, merge, precompute, resize, train
 
 __all__ = ["main"]
 
@@ -19,6 +19,7 @@ OUT_OF_MEMORY_ADVICE = (
 )
 VERBS = (
     demo.demo,
+    doctor.doctor,
     inspect.inspect,
     convert.convert,
     merge.merge,

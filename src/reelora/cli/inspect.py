@@ -1,22 +1,19 @@
 """``reelora inspect``"""
 
-import json
-import sys
 from pathlib import Path
-from shutil import get_terminal_size
-from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import Alpha, AsJson, Producer, SatConfig
+from .printing import print_facts
 
 if TYPE_CHECKING:
     from reelora.recipes import Inspection
 
 __all__ = ["inspect"]
 
-LEVELS, LABEL_WIDTH = " .:-=+*#%@", 24
+LEVELS = " .:-=+*#%@"
 
 
 def inspect(
@@ -40,7 +37,7 @@ def inspect(
     from .terminal import Terminal
 
     if recipes.is_video(Path(path)):
-        _print(recipes.inspect_video(Path(path)), as_json)
+        print_facts(recipes.inspect_video(Path(path)), as_json=as_json)
         return
     with Terminal() as terminal:
         found = recipes.inspect(
@@ -54,27 +51,12 @@ def inspect(
         )
     if html is not None:
         recipes.write_new_text(html, recipes.inspection_page(path, found))
+    print_facts(found.as_json() if as_json else found.facts, as_json=as_json)
     if as_json:
-        print(json.dumps(found.as_json()))
         return
-    _print(found.facts, False)
     _show_modules(found)
     for sentence in found.advice:
         print(f"! {recipes.plain(sentence)}")
-
-
-def _print(facts: dict[str, object], as_json: bool) -> None:
-    from reelora import recipes
-
-    if as_json:
-        print(json.dumps(facts))
-        return
-    rows = recipes.fact_rows(facts)
-    width = min(LABEL_WIDTH, max(len(label) for label, _ in rows))
-    room = max(LABEL_WIDTH, get_terminal_size().columns - width - 2) if sys.stdout.isatty() else sys.maxsize
-    for label, text in rows:
-        lines = f"\n{'':<{width}}  ".join(wrap(text, room))
-        print(f"{label:<{width}}  {lines}".rstrip())
 
 
 def _show_modules(found: "Inspection") -> None:

@@ -93,13 +93,18 @@ class Bundle:
     def scheduler(self) -> Any:
         return self._part("scheduler")
 
+    @property
+    def denoiser(self) -> str:
+        """The role that denoises, ``transformer`` or ``unet``, loaded or not."""
+        has_unet = "unet" in self._parts or "unet" in self._overrides or (self.root / "unet").is_dir()
+        return "unet" if has_unet else "transformer"
+
     @cached_property
     def facts(self) -> ModelFacts:
         """What the catalog knows of this model; read from configs alone, whichever roles are loaded."""
-        denoiser = "unet" if self._has_unet() else "transformer"
-        config = self._config(denoiser)
+        config = self._config(self.denoiser)
         if config is None:
-            raise ComponentError(f"{self.root} has no {denoiser}/config.json, which says what the model is.")
+            raise ComponentError(f"{self.root} has no {self.denoiser}/config.json, which says what the model is.")
         return facts_for(config, self._config("vae"))
 
     def pipeline(self) -> "DiffusionPipeline":
@@ -151,9 +156,6 @@ class Bundle:
         if role in self._released:
             return f"The {role} of {self.root} was released; load it again with load_components(..., roles=[{role!r}])."
         return f"The {role} of {self.root} was not loaded; ask for it with load_components(..., roles=[{role!r}, ...])."
-
-    def _has_unet(self) -> bool:
-        return "unet" in self._parts or "unet" in self._overrides or (self.root / "unet").is_dir()
 
     def _config(self, role: str) -> Mapping[str, Any] | None:
         """A role's config: of the part if it is here, else from its file if there is one."""

@@ -1,7 +1,7 @@
 """A LoRA on a model: the only room that edits modules."""
 
 from .attach import attach, collect, detach, load_into
-from .base import BASE_SHAPES, BASE_VALUES, base_fingerprints, base_notes
+from .base import base_fingerprints, base_notes
 from .branch import TrainableLinear
 from .kernel import FUSABLE, PairUses, dense_update, fuse_into, fused_rows, lost_share, sample_rows
 from .model import role_of, target_linears
@@ -14,8 +14,6 @@ from .summary import AttachSummary
 from .using import using
 
 __all__ = [
-    "BASE_SHAPES",
-    "BASE_VALUES",
     "FUSABLE",
     "AdapterState",
     "AttachSummary",

@@ -5,14 +5,10 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from reelora.adapters import Adapter
+from reelora.adapters import BASE_SHAPES, BASE_VALUES, Adapter, fingerprints_of
 from reelora.errors import MismatchError
-from reelora.tensorio import shape_fingerprint, value_fingerprint
 
-__all__ = ["BASE_SHAPES", "BASE_VALUES", "base_fingerprints", "base_notes"]
-
-BASE_SHAPES, BASE_VALUES = "base_shapes", "base_values"
-"""Entries of an adapter's provenance."""
+__all__ = ["base_fingerprints", "base_notes"]
 
 _BRANCH = (".lora_a", ".lora_b")
 
@@ -23,9 +19,7 @@ def base_fingerprints(model: nn.Module, *, instead: Mapping[str, Tensor] = Mappi
     Values are taken as bfloat16, so that a model is the same in every precision it is loaded in. Branches do not count;
     ``instead`` holds pristine weights, by name, where the model has fused ones.
     """
-    tensors = {**_base(model), **instead}
-    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    return {BASE_SHAPES: shape_fingerprint(shapes), BASE_VALUES: value_fingerprint(tensors)}
+    return fingerprints_of({**_base(model), **instead})
 
 
 def base_notes(

@@ -311,7 +311,8 @@ def _models_of(model: nn.Module | Any) -> dict[str, nn.Module]:
     if isinstance(model, nn.Module):
         bare = _bare(model)
         return {role_of(bare): bare}
-    parts = {role: getattr(model, role, None) for role in ROLES}
+    held = getattr(model, "roles", ROLES)  # a bundle says which parts it has, and raises for others
+    parts = {role: getattr(model, role, None) for role in ROLES if role in held}
     if found := {role: _bare(part) for role, part in parts.items() if isinstance(part, nn.Module)}:
         return found
     raise ConfigError(f"A Rack needs a pipeline or a model, for example pipe or pipe.transformer, not {type(model).__name__}.")

@@ -5,6 +5,7 @@ from .adapters import Target, convert, diff, extract, merge, parse_size, read_on
 from .compare import diff_lines, diff_rows
 from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
 from .demo import DemoOutcome, DemoPlan, demo
+from .doctor import Diagnosis, examine, examine_machine
 from .files import write_new_text
 from .fuse import FuseOutcome, fuse
 from .generate import generate
@@ -23,6 +24,7 @@ __all__ = [
     "DataConfig",
     "DemoOutcome",
     "DemoPlan",
+    "Diagnosis",
     "FuseOutcome",
     "Inspection",
     "Listener",
@@ -38,6 +40,8 @@ __all__ = [
     "diff",
     "diff_lines",
     "diff_rows",
+    "examine",
+    "examine_machine",
     "extract",
     "fact_rows",
     "find_model",

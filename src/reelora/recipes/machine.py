@@ -7,7 +7,7 @@ import torch
 
 from reelora.errors import ConfigError, nearest
 
-__all__ = ["DTYPES", "Precision", "check_precision", "find_device", "find_dtype", "name_of_dtype"]
+__all__ = ["DTYPES", "Precision", "check_precision", "devices_here", "find_device", "find_dtype", "name_of_dtype"]
 
 Precision = Literal["auto", "bf16", "fp16", "fp32"]
 
@@ -27,7 +27,7 @@ def find_device(name: str) -> torch.device:
 
     Raises ConfigError for a device that this machine (or this build of torch) does not have, with those that it has.
     """
-    here = _devices_here()
+    here = devices_here()
     if name == "auto":
         return torch.device(here[0])
     if name not in here and f"{name}:0" not in here:
@@ -51,7 +51,7 @@ def name_of_dtype(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
-def _devices_here() -> list[str]:
+def devices_here() -> list[str]:
     """Accelerators first, the CPU last."""
     kind = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return [*(f"{kind.type}:{index}" for index in range(torch.accelerator.device_count()) if kind), "cpu"]

@@ -12,14 +12,14 @@ from typing import Any
 
 import torch
 
-from reelora.adapters import ROLES
+from reelora.adapters import ROLES, fingerprints_of
 from reelora.errors import ConfigError, first_few, nearest
 from reelora.lora import base_notes
 from reelora.recipes.files import check_folder
 
 from .base import Base, Files, find_base, is_weight_file
 from .match import Adapters, Tensors, match
-from .provenance import PROVENANCE, fingerprints, fused_again, provenance_of
+from .provenance import PROVENANCE, fused_again, provenance_of
 
 __all__ = ["ROUNDINGS", "FusePlan", "plan_fuse"]
 
@@ -127,7 +127,7 @@ def plan_fuse(
 def _base_notes(base: Base, adapters: Adapters) -> Iterator[str]:
     """Where an adapter was trained on other weights; MismatchError where on other layers."""
     for role in set(base.stores) & set(_DENOISERS):
-        found = fingerprints(base.stores[role])
+        found = fingerprints_of(base.stores[role])
         for name, (adapter, _) in adapters.items():
             yield from base_notes(adapter, lambda found=found: found, name=name) if role in adapter.roles else ()
 

@@ -11,14 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from reelora import __version__
-from reelora.adapters import Adapter, content_hash
-from reelora.lora import BASE_SHAPES, BASE_VALUES
-from reelora.tensorio import TensorStore, shape_fingerprint, value_fingerprint
+from reelora.adapters import Adapter, content_hash, fingerprints_of
 
 from .base import Base
 from .match import Adapters
 
-__all__ = ["PROVENANCE", "fingerprints", "fused_again", "provenance_of"]
+__all__ = ["PROVENANCE", "fused_again", "provenance_of"]
 
 PROVENANCE = "reelora_fused"
 """The entry of the header."""
@@ -29,15 +27,10 @@ def provenance_of(base: Base, adapters: Adapters, rounding: str) -> dict[str, An
     return {
         "reelora": __version__,
         "adapters": [_description(name, adapter, strength) for name, (adapter, strength) in adapters.items()],
-        "base": {"name": base.path.name, **{role: fingerprints(store) for role, store in base.stores.items()}},
+        "base": {"name": base.path.name, **{role: fingerprints_of(store) for role, store in base.stores.items()}},
         "rounding": rounding,
         "before": _fused_before(base),
     }
-
-
-def fingerprints(store: TensorStore) -> dict[str, str]:
-    """Which base this is, told as where adapters are trained."""
-    return {BASE_SHAPES: shape_fingerprint(store.shapes), BASE_VALUES: value_fingerprint(store)}
 
 
 def fused_again(provenance: Mapping[str, Any]) -> list[str]:
