@@ -1,1 +1,1 @@
-"""Side by side with diffusers + PEFT, in one run; ratios of medians, since machines are noisy."""
+"""Side by side with diffusers + PEFT, in one run; each step counts at its best, since what else a machine does only adds."""

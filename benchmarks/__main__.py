@@ -7,13 +7,14 @@ from datetime import date
 
 import torch
 
-from . import adapter_files, adapters, algebra, attach, load, offline_fuse
+from . import adapter_files, adapters, algebra, attach, forwards, load, offline_fuse
 from .side_by_side import Row
 
 BENCHMARKS = {
     "load": load.run,
     "attach": attach.run,
     "adapters": adapters.run,
+    "forwards": forwards.run,
     "algebra": algebra.run,
     "adapter_files": adapter_files.run,
     "offline_fuse": offline_fuse.run,

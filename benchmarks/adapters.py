@@ -1,258 +1,99 @@
-"""Adapters on a live model: load, activate, fuse, restore, and what they cost in a forward.
+"""Adapters on a live model: load, activate, fuse, restore; CogVideoX-2B and 5B at their widths and depths, rank 128, bfloat16.
 
-Real widths and depths with random weights, rank 128, bfloat16; the peer is diffusers 0.42.1 with PEFT 0.21.2 on a model of its
-own. CogVideoX-5B is as deep as fits the memory of a small machine twice over. Both sides have to give the same output.
+Weights are random and lie on disk, as a user's do. Each side lives in a process of its own; the processes take turns, and the
+best time of each step counts: what else a machine does only ever adds to it.
 """
 
+import json
+import os
+import subprocess
+import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from time import perf_counter
-from typing import Any
 
-import torch
-from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
-from peft import LoraConfig
-from torch import Tensor
-
-from reelora import Adapter, LoraSpec, Pair, Rack, read_adapter, write_adapter
-from reelora.lora.kernel import fused_rows, sample_rows
-
-from .models import build_transformer
-from .side_by_side import Row, seconds_of_both
+from .bases import write_base, write_random_adapter
+from .lives import NO_BFLOAT16, Life
+from .side_by_side import Row
 
 __all__ = ["run"]
 
-DEPTHS = {"2B": 30, "5B": 16}
-RANK, ALPHA = 128, 64.0
-NUM_REGISTERED = 50
-NUM_BLOCKS_FORWARD, NUM_FRAMES = 4, 2
+DEPTHS = {"2B": 30, "5B": 42}
+REGISTERED = {"2B": 50, "5B": 2}
+ROUNDS = 2
+FILES = ("a", "b", "c", "d")
+STEPS = {
+    "load": "load a file onto a live model",
+    "load and read": "load, activate and read every value once",
+    "activate": "activate the other of 2",
+    "activate, 50 registered": "activate another of 50",
+    "change a strength": "change a strength",
+    "first fuse": "first fuse",
+    "fuse again": "fuse again with another strength",
+    "restore": "restore",
+    "fused switch": "switch fused adapters, both resident",
+    "fused switch from disk": "switch fused adapters, from disk",
+}
+SHARES = {"misrounded": "share of fused weights not rounded correctly", "not restored": "share of weights not restored"}
+PLAIN_CPU = {"ONEDNN_MAX_CPU_ISA": "AVX512_CORE", NO_BFLOAT16: "1"}
+"""A processor without units for bfloat16."""
 
 
 def run() -> Iterator[Row]:
-    """Everything that a live model does with adapters."""
-    with tempfile.TemporaryDirectory() as folder:
-        for width, depth in DEPTHS.items():
-            yield from _life(width, depth, Path(folder))
-    yield from _forwards()
+    """2B, then 5B, then 2B as on a processor without units for bfloat16."""
+    for width, depth in DEPTHS.items():
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            _write_files(folder, width, depth)
+            yield from _rows(width, _lives(folder, ("ours", "theirs", "theirs by default"), REGISTERED[width], {}))
+            if width == "2B":
+                plain = _lives(folder, ("ours", "theirs"), 2, PLAIN_CPU)
+                yield from _rows("2B without bfloat16 units", plain, only=("first fuse", "fuse again"))
 
 
-def _life(width: str, depth: int, folder: Path) -> Iterator[Row]:
-    ours, theirs = (build_transformer(width, num_layers=depth) for _ in range(2))
-    theirs.load_state_dict(ours.state_dict())
-    files = [_write(ours, folder / f"{width}-{number}.safetensors", seed=number) for number in range(2)]
-    rack = Rack(ours)
-    label = f"{width} width, {depth} blocks"
-    yield from _loading(rack, theirs, files[0], label)
-    rack.load("a", files[0])
-    rack.load("b", files[1])
-    for name, path in zip("ab", files, strict=True):
-        theirs.load_lora_adapter(path, prefix="transformer", adapter_name=name, low_cpu_mem_usage=True)
-    yield from _switching(rack, theirs, label)
-    yield from _fusing(rack, ours, theirs, label, read_adapter(files[0]))
+def _write_files(folder: Path, width: str, depth: int) -> None:
+    write_base(folder, width, num_layers=depth)
+    for seed, name in enumerate(FILES):
+        write_random_adapter(folder / f"{name}.safetensors", width, num_layers=depth, seed=seed)
+    write_random_adapter(folder / "small.safetensors", width, num_layers=depth, seed=9, rank=1)
 
 
-def _loading(rack: Rack, theirs: CogVideoXTransformer3DModel, path: Path, label: str) -> Iterator[Row]:
-    def load() -> None:
-        rack.load("x", path)
-        rack.unload("x")
-
-    def peer(*, low_cpu_mem_usage: bool) -> None:
-        theirs.load_lora_adapter(path, prefix="transformer", adapter_name="x", low_cpu_mem_usage=low_cpu_mem_usage)
-        theirs.delete_adapters("x")
-
-    yield seconds_of_both(f"load and unload a file, {label} (low_cpu_mem_usage)", load, lambda: peer(low_cpu_mem_usage=True))
-    yield seconds_of_both(f"load and unload a file, {label} (default)", load, lambda: peer(low_cpu_mem_usage=False))
+def _lives(folder: Path, sides: Sequence[str], num_registered: int, environment: Mapping[str, str]) -> dict[str, Life]:
+    """The best of every step, by side."""
+    found: dict[str, Life] = {side: {} for side in sides}
+    for _ in range(ROUNDS):
+        for side in sides:
+            for step, values in _life(side, folder, num_registered, environment).items():
+                found[side].setdefault(step, []).extend(values)
+    return found
 
 
-def _switching(rack: Rack, theirs: CogVideoXTransformer3DModel, label: str) -> Iterator[Row]:
-    yield _alternate(f"activate the other of 2, {label}", rack, theirs)
-    yield seconds_of_both(
-        f"change a strength, {label}",
-        _in_turn(lambda: rack.activate({"a": 0.5}), lambda: rack.activate({"a": 0.7})),
-        _in_turn(lambda: theirs.set_adapters("a", 0.5), lambda: theirs.set_adapters("a", 0.7)),
-        repeats=20,
+def _life(side: str, folder: Path, num_registered: int, environment: Mapping[str, str]) -> Life:
+    command = [sys.executable, "-m", "benchmarks.lives", side, str(folder), str(num_registered)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, env={**os.environ, **environment})
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _rows(label: str, lives: Mapping[str, Life], *, only: Sequence[str] = ()) -> Iterator[Row]:
+    best = {side: {step: min(values) for step, values in life.items()} for side, life in lives.items()}
+    ours, theirs = best["ours"], best["theirs"]
+    for step, what in STEPS.items():
+        if step in ours and (not only or step in only):
+            yield Row(what=f"{label}: {what}", unit="s", ours=ours[step], theirs=theirs[step])
+    if only:
+        return
+    default = best["theirs by default"]
+    for step in ("load", "load and read"):
+        yield Row(what=f"{label}: {STEPS[step]} (theirs: by default)", unit="s", ours=ours[step], theirs=default[step])
+    products = ours["bare products"]
+    yield Row(
+        what=f"{label}: fuse again (theirs: the bare matrix products)", unit="s", ours=ours["fuse again"], theirs=products
     )
-    if label.startswith("2B"):
-        adapter = _adapter(theirs, seed=3, rank=1)
-        for number in range(NUM_REGISTERED - 2):
-            rack.load(f"more {number}", adapter)
-            theirs.add_adapter(_config(1), f"more{number}")
-        yield _alternate(f"activate the other of {NUM_REGISTERED}, {label}", rack, theirs)
-        for number in range(NUM_REGISTERED - 2):
-            rack.unload(f"more {number}")
-            theirs.delete_adapters(f"more{number}")
-
-
-def _alternate(what: str, rack: Rack, theirs: CogVideoXTransformer3DModel) -> Row:
-    return seconds_of_both(
-        what,
-        _in_turn(lambda: rack.activate({"a": 1.0}), lambda: rack.activate({"b": 1.0})),
-        _in_turn(lambda: theirs.set_adapters("a", 1.0), lambda: theirs.set_adapters("b", 1.0)),
-        repeats=20,
+    for step, what in SHARES.items():
+        yield Row(what=f"{label}: {what}", unit="", ours=ours[step], theirs=theirs[step])
+    memory = "bytes of the first fuse"
+    yield Row(
+        what=f"{label}: anonymous memory of the first fuse", unit="MB", ours=ours[memory] / 1e6, theirs=theirs[memory] / 1e6
     )
-
-
-def _fusing(
-    rack: Rack, ours: CogVideoXTransformer3DModel, theirs: CogVideoXTransformer3DModel, label: str, adapter: Adapter
-) -> Iterator[Row]:
-    pristine = {name: parameter.clone() for name, parameter in ours.named_parameters() if ".attn1.to_" in name}
-    rack.activate({"a": 1.0})
-    theirs.set_adapters("a", 1.0)
-
-    def unfuse() -> None:
-        theirs.unfuse_lora()
-
-    yield _once(f"first fuse, {label}", rack.fuse, theirs.fuse_lora)
-    yield _misrounded(ours, theirs, pristine, adapter, label)
-    yield _once(f"restore, {label}", rack.restore, unfuse)
-    assert all(torch.equal(parameter, pristine[name]) for name, parameter in ours.named_parameters() if name in pristine)
-
-    def again(strength: float) -> tuple[Callable[[], None], Callable[[], None]]:
-        def peer() -> None:
-            theirs.set_adapters("a", strength)
-            theirs.fuse_lora()
-
-        return lambda: rack.activate({"a": strength}), peer
-
-    rack.fuse()
-    theirs.fuse_lora()
-    rows = []
-    for strength in (0.5, 0.7, 0.9):
-        theirs.unfuse_lora()
-        rows.append(_once("", *again(strength)))
-    middle = sorted(rows, key=lambda row: row.ratio)[1]
-    yield Row(what=f"fuse again with another strength, {label}", unit="s", ours=middle.ours, theirs=middle.theirs)
-    yield seconds_of_both(
-        f"fuse again, beside bare products (theirs), {label}",
-        _in_turn(lambda: rack.activate({"a": 0.5}), lambda: rack.activate({"a": 0.7})),
-        _bare_products(ours, adapter),
-    )
-
-    def switch(name: str) -> None:
-        theirs.unfuse_lora()
-        theirs.set_adapters(name, 1.0)
-        theirs.fuse_lora()
-
-    yield seconds_of_both(
-        f"switch fused adapters, {label}",
-        _in_turn(lambda: rack.activate({"a": 1.0}), lambda: rack.activate({"b": 1.0})),
-        _in_turn(lambda: switch("a"), lambda: switch("b")),
-        repeats=3,
-    )
-
-
-def _misrounded(
-    ours: CogVideoXTransformer3DModel,
-    theirs: CogVideoXTransformer3DModel,
-    pristine: dict[str, Tensor],
-    adapter: Adapter,
-    label: str,
-) -> Row:
-    """Share of fused weights that are not the float64 sum rounded once."""
-    wrong = {"ours": 0, "theirs": 0}
-    total = 0
-    for name, pair in list(adapter.pairs.items())[:8]:
-        path = name.partition(".")[2]
-        weight = pristine[f"{path}.weight"]
-        rows = sample_rows(weight)
-        exact = fused_rows(weight, [(pair, 1.0)], rows).to(weight.dtype)
-        total += exact.numel()
-        wrong["ours"] += int((ours.get_parameter(f"{path}.weight")[rows] != exact).sum())
-        wrong["theirs"] += int((theirs.get_parameter(f"{path}.base_layer.weight")[rows] != exact).sum())
-    return Row(
-        what=f"misrounded weights, {label}", unit="", ours=max(wrong["ours"], 0.5) / total, theirs=wrong["theirs"] / total
-    )
-
-
-def _bare_products(model: CogVideoXTransformer3DModel, adapter: Adapter) -> Callable[[], None]:
-    work = [(model.get_parameter(f"{name.partition('.')[2]}.weight"), pair) for name, pair in adapter.pairs.items()]
-    out = [torch.empty_like(weight) for weight, _ in work]
-
-    def multiply() -> None:
-        for (weight, pair), target in zip(work, out, strict=True):
-            torch.addmm(weight, pair.b, pair.a, alpha=0.5, out=target)
-
-    multiply()
-    return multiply
-
-
-def _forwards() -> Iterator[Row]:
-    """Forwards with branches, at the width of 2B, and fused."""
-    ours, theirs = (build_transformer("2B", num_layers=NUM_BLOCKS_FORWARD) for _ in range(2))
-    theirs.load_state_dict(ours.state_dict())
-    rack, names = Rack(ours), [f"a{number}" for number in range(8)]
-    with tempfile.TemporaryDirectory() as folder:
-        for number, name in enumerate(names):
-            path = _write(ours, Path(folder) / f"{name}.safetensors", seed=number)
-            rack.load(name, path)
-            theirs.load_lora_adapter(path, prefix="transformer", adapter_name=name, low_cpu_mem_usage=True)
-        inputs = _inputs()
-        for count in (1, 2, 4, 8):
-            rack.activate(dict.fromkeys(names[:count], 1.0))
-            theirs.set_adapters(names[:count], [1.0] * count)
-            _check_same(ours(**inputs)[0], theirs(**inputs)[0])
-            yield seconds_of_both(f"forward with {count} active", lambda: ours(**inputs), lambda: theirs(**inputs))
-        rack.fuse()
-        yield seconds_of_both("forward, fused (ours), with 8 active (theirs)", lambda: ours(**inputs), lambda: theirs(**inputs))
-
-
-def _check_same(ours: Tensor, theirs: Tensor) -> None:
-    error = (ours.float() - theirs.float()).norm() / theirs.float().norm()
-    assert error < 0.02, f"the two sides differ by {error:.2g}: nothing to compare"
-
-
-def _inputs() -> dict[str, Tensor | bool]:
-    draw = torch.Generator().manual_seed(0)
-    video = torch.randn(1, NUM_FRAMES, 16, 60, 90, generator=draw).bfloat16()
-    text = torch.randn(1, 226, 4096, generator=draw).bfloat16()
-    step = torch.tensor([500])
-    return {"hidden_states": video, "encoder_hidden_states": text, "timestep": step, "return_dict": False}
-
-
-def _adapter(model: CogVideoXTransformer3DModel, *, seed: int, rank: int = RANK) -> Adapter:
-    draw = torch.Generator().manual_seed(seed)
-    config: Any = model.config
-    width = config.num_attention_heads * config.attention_head_dim
-    names = [
-        f"transformer.transformer_blocks.{n}.attn1.{leaf}"
-        for n in range(config.num_layers)
-        for leaf in ("to_q", "to_k", "to_v", "to_out.0")
-    ]
-
-    def pair() -> Pair:
-        a, b = torch.randn(rank, width, generator=draw) / width**0.5, torch.randn(width, rank, generator=draw) * 0.01
-        return Pair(a.bfloat16(), b.bfloat16(), ALPHA / RANK)
-
-    spec = LoraSpec(rank=rank, alpha=rank * ALPHA / RANK)
-    return Adapter(pairs={name: pair() for name in names}, spec=spec, layout="memory", scale_source="a benchmark")
-
-
-def _write(model: CogVideoXTransformer3DModel, path: Path, *, seed: int) -> Path:
-    write_adapter(_adapter(model, seed=seed), path)
-    return path
-
-
-def _config(rank: int) -> LoraConfig:
-    return LoraConfig(**LoraSpec(rank=rank, alpha=rank).to_peft_dict())
-
-
-def _in_turn(*calls: Callable[[], None]) -> Callable[[], None]:
-    """Each call the next of these."""
-    state = {"next": 0}
-
-    def work() -> None:
-        calls[state["next"] % len(calls)]()
-        state["next"] += 1
-
-    return work
-
-
-def _once(what: str, ours: Callable[[], object], theirs: Callable[[], object]) -> Row:
-    """One run of each, for work that cannot be repeated at once."""
-    times = []
-    for work in (ours, theirs):
-        started = perf_counter()
-        work()
-        times.append(perf_counter() - started)
-    return Row(what=what, unit="s", ours=times[0], theirs=times[1])
+    changed = ours["changed by random switches"]
+    assert not changed, "the base has other bits after random switches"

@@ -1,4 +1,4 @@
-"""Transformers at real widths with few blocks, in bfloat16."""
+"""Transformers at real widths with few blocks."""
 
 from typing import Any
 
@@ -14,11 +14,11 @@ WIDTHS: dict[str, dict[str, Any]] = {
 }
 
 
-def build_transformer(width: str, *, num_layers: int) -> CogVideoXTransformer3DModel:
+def build_transformer(width: str, *, num_layers: int, dtype: torch.dtype = torch.bfloat16) -> CogVideoXTransformer3DModel:
     """A transformer of CogVideoX-2B's or 5B's width with random weights."""
     with torch.device("meta"):
         model = CogVideoXTransformer3DModel(num_layers=num_layers, **WIDTHS[width])
-    nn.Module.to(model, torch.bfloat16).to_empty(device="cpu")
+    nn.Module.to(model, dtype).to_empty(device="cpu")
     for parameter in model.parameters():
         parameter.data.normal_(std=0.02)
     return model.requires_grad_(False).eval()

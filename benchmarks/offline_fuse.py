@@ -8,7 +8,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from statistics import median
 
 import torch
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
@@ -90,7 +89,7 @@ def _measure_both(base: Path, adapter: Path, folder: Path, repeats: int) -> list
 
 
 def _rows(what: str, ours: list[Measured], theirs: list[Measured]) -> Iterator[Row]:
-    seconds = [median(time for time, _ in found) for found in (ours, theirs)]
+    seconds = [min(time for time, _ in found) for found in (ours, theirs)]
     peaks = [max(peak for _, peak in found) / 1e6 for found in (ours, theirs)]
     yield Row(what=what, unit="s", ours=seconds[0], theirs=seconds[1])
     yield Row(what=f"{what}: anonymous memory", unit="MB", ours=peaks[0], theirs=peaks[1])
