@@ -4,6 +4,8 @@ import platform
 import sys
 from collections.abc import Sequence
 from datetime import date
+from importlib.metadata import version
+from pathlib import Path
 
 import torch
 
@@ -24,11 +26,19 @@ BENCHMARKS = {
 def main(names: Sequence[str]) -> None:
     """Print the table as Markdown, with the machine named."""
     rows: list[Row] = [row for name in names or BENCHMARKS for row in BENCHMARKS[name]()]
-    machine = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{date.today()}, {machine}\n")
+    libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft"))
+    print(f"{date.today()}, {_processor()}, {torch.get_num_threads()} threads; {libraries}\n")
     print("| what | reelora | diffusers + PEFT | ratio |\n|---|---|---|---|")
     for row in rows:
         print(f"| {row.what} | {row.ours:.4g} {row.unit} | {row.theirs:.4g} {row.unit} | {row.ratio:.2f} |")
+
+
+def _processor() -> str:
+    """The processor as it calls itself, where the system says so."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.machine())
 
 
 if __name__ == "__main__":

@@ -207,7 +207,8 @@ def _fuse(side: Side, folder: Path, clock: _Clock) -> None:
 
 
 def _switch_fused(side: Side, folder: Path, clock: _Clock) -> None:
-    for name in ("b", "a", "b", "a"):
+    side.refuse("b")  # loading has un-fused theirs, silently
+    for name in ("a", "b", "a", "b", "a"):
         with clock.of("fused switch"):
             side.refuse(name)
     for name in ("c", "d"):

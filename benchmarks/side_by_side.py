@@ -18,7 +18,7 @@ class Row:
 
     @property
     def ratio(self) -> float:
-        return self.theirs / self.ours
+        return self.theirs / self.ours if self.ours else float("inf")
 
 
 def seconds_of_both(what: str, ours: Callable[[], object], theirs: Callable[[], object], *, repeats: int = 5) -> Row:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from reelora.adapters import Adapter, LoraSpec, Pair, write_adapter
 
@@ -39,8 +40,13 @@ def test_a_stock_pipeline_runs_with_a_rack_in_its_middle(adapter, tmp_path, caps
 
 def test_an_adapter_is_switched_live(adapter, tmp_path, capsys):
     module = example("switch_live")
-    module.main(str(adapter), str(tmp_path / "out"), steps=2)
-    pictures = {path.stem: path.read_bytes() for path in (tmp_path / "out").glob("*.png")}
-    assert pictures.keys() == module.STRENGTHS.keys()
-    assert len(set(pictures.values())) == len(pictures)
-    assert "star" in capsys.readouterr().out
+    strips = []
+    draw_all = module.draw_all
+    module.draw_all = lambda made: draw_all(strips.extend(made) or made)
+    module.main(str(adapter), str(tmp_path / "sheet.png"), steps=2)
+    pixels = dict(zip(module.STATES, (strip.tobytes() for strip in strips), strict=True))
+    assert pixels["nothing acts"] == pixels["restored, nothing acts"]
+    assert len(set(pixels.values())) == len(pixels) - 1
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 3 * strips[0].width
+    assert "1 adapters, fused: 24 modules fused" in capsys.readouterr().out

@@ -26,4 +26,10 @@ def demo(
 
     with Terminal() as terminal:
         outcome = recipes.demo(output, device=device or "auto", seed=seed, listener=terminal)
-    print("\n".join(outcome.lines(program=sys.argv[0])))
+    print("\n".join(outcome.lines(program=_program())))
+
+
+def _program() -> str:
+    """How this was called, to be called so again."""
+    called = sys.argv[0]
+    return f"{sys.executable} -m reelora" if called.endswith("__main__.py") else called
