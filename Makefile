@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test test-slow check fmt bench gpu docs clean
+.PHONY: demo test test-slow test-quantised check fmt bench gpu docs clean
 
 demo: $(READY)  ## Teach the pocket model a new shape; six minutes on two cores.
 	$(BIN)/reelora demo --output demo
@@ -20,6 +20,10 @@ gpu: $(READY)  ## Tests that need an accelerator; without one they skip and say 
 
 bench: $(READY)  ## Side by side with diffusers + PEFT.
 	$(BIN)/python -m benchmarks
+
+test-quantised: $(READY)  ## What needs bitsandbytes and torchao, beside .venv: diffusers imports whatever lies in it.
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --no-deps --upgrade --target .quantised bitsandbytes torchao
+	PYTHONPATH=.quantised $(BIN)/python -m pytest -m quantised
 
 check: $(READY)  ## Format, lint, types, import directions, generated docs.
 	$(BIN)/ruff format --check .

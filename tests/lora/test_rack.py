@@ -232,11 +232,14 @@ def test_values_that_are_not_finite_are_found_before_anything_is_edited(transfor
 @pytest.mark.parametrize("seed", range(3))
 def test_any_road_to_a_state_gives_the_same_bits(model, forward, seed):
     draw, base = random.Random(seed), bits(model)
-    rack, adapters = Rack(model), adapters_for(model)
+    rack, adapters = Rack(model, cache_bytes=2**18), adapters_for(model)
     loaded: set[str] = set()
-    for _ in range(400):
+    for _ in range(1000):
         name = draw.choice(list(adapters))
-        match draw.randrange(6):
+        chosen = [other for other in sorted(loaded) if draw.random() < 0.6]
+        draw.shuffle(chosen)
+        strengths = {other: draw.choice([-0.5, 0, 0.3, 1.0]) for other in chosen}
+        match draw.randrange(8):
             case 0 if name not in loaded:
                 rack.load(name, adapters[name])
                 loaded.add(name)
@@ -247,10 +250,13 @@ def test_any_road_to_a_state_gives_the_same_bits(model, forward, seed):
                 rack.fuse()
             case 3:
                 rack.restore()
+            case 4 if len(chosen) < 2:
+                rack.prefetch(strengths)
+            case 5:
+                with rack.using(strengths):
+                    pass
             case _:
-                chosen = [other for other in sorted(loaded) if draw.random() < 0.6]
-                draw.shuffle(chosen)
-                rack.activate({other: draw.choice([-0.5, 0, 0.3, 1.0]) for other in chosen})
+                rack.activate(strengths)
     for name in adapters.keys() - loaded:
         rack.load(name, adapters[name])
     rack.activate({"three": 0.3, "one": -0.5})

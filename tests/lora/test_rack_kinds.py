@@ -4,14 +4,12 @@ import copy
 
 import pytest
 import torch
-from accelerate import cpu_offload
 from peft import LoraConfig, get_peft_model
-from safetensors.torch import save_file
 from test_using import adapter_for, close, remade
 from torch._dynamo.testing import CompileCounter
 
 from reelora.adapters import Adapter, Pair, read_adapter
-from reelora.errors import AdapterError, ConfigError
+from reelora.errors import AdapterError
 from reelora.lora import Rack
 
 CONV = "unet.down_blocks.0.resnets.0.conv1"
@@ -82,28 +80,6 @@ def test_a_convolution_acts_the_same_as_a_branch_fused_and_as_its_dense_update(u
     assert close(forward(unet)[0], forward(twin)[0])
 
 
-@pytest.mark.parametrize("home", ["kept", "host", "file"])
-def test_wherever_pristine_weights_wait_the_bits_come_back(transformer, forward, tmp_path, home):
-    before = {name: parameter.data.clone() for name, parameter in transformer.named_parameters()}
-    save_file({name: tensor.contiguous() for name, tensor in before.items()}, tmp_path / "base.safetensors")
-    rack = Rack(transformer, home=home, base=tmp_path / "base.safetensors")
-    rack.load("one", adapter_for(transformer))
-    rack.activate({"one": 1.0})
-    rack.fuse()
-    rack.activate({"one": 0.5})
-    again = forward(transformer)
-    rack.activate({"one": 1.0})
-    rack.activate({"one": 0.5})
-    assert torch.equal(forward(transformer), again)
-    rack.restore()
-    assert all(torch.equal(parameter, before[name]) for name, parameter in transformer.named_parameters())
-
-
-def test_a_file_home_needs_a_file(transformer):
-    with pytest.raises(ConfigError, match="base="):
-        Rack(transformer, home="file")
-
-
 def test_other_adapters_and_strengths_compile_nothing_again(transformer, forward):
     counter = CompileCounter()
     rack = Rack(transformer, rank_bucket=8)
@@ -161,23 +137,3 @@ def test_a_dora_is_refused_for_single_samples(transformer, tmp_path):
     rack.load("dora", named(adapter, "transformer"))
     with pytest.raises(AdapterError, match="DoRA"):
         rack.activate_per_sample([{"dora": 1.0}, None])
-
-
-def test_weights_that_are_offloaded_one_by_one_keep_branches_and_act(transformer, forward):
-    adapter = adapter_for(transformer)
-    twin = copy.deepcopy(transformer)
-    base = forward(twin)
-    expected = Rack(twin)
-    expected.load("one", adapter)
-    expected.activate({"one": 1.0})
-    cpu_offload(transformer, execution_device=torch.device("cpu"))
-    rack = Rack(transformer)
-    rack.load("one", adapter)
-    rack.activate({"one": 1.0})
-    assert torch.equal(forward(transformer), forward(twin))
-    rack.fuse()
-    assert torch.equal(forward(transformer), forward(twin))
-    assert rack.state.num_fused == 0
-    assert all("sequential offload" in why for why in rack.state.branches.values())
-    rack.activate({})
-    assert torch.equal(forward(transformer), base)

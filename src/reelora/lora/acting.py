@@ -1,11 +1,11 @@
 """What acts: adapters with a strength for each of their modules."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from reelora.adapters import Pair
 
-__all__ = ["Acting", "Use", "uses_by_site"]
+__all__ = ["Acting", "Use", "only", "uses_by_site"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,3 +29,9 @@ def uses_by_site(acting: Acting) -> dict[str, list[tuple[Pair, float]]]:
         for site, strength in use.strengths.items():
             found.setdefault(site, []).append((use.pairs[site], strength))
     return found
+
+
+def only(acting: Acting, chosen: Callable[[str], bool]) -> Acting:
+    """The same on some modules alone."""
+    parts = (replace(use, strengths={name: value for name, value in use.strengths.items() if chosen(name)}) for use in acting)
+    return tuple(use for use in parts if use.strengths)

@@ -59,11 +59,13 @@ class StackedAttention:
 def _projections(attn: Any, x: Tensor) -> list[Tensor]:
     """Query, key and value; where all three have branches, these share one product with A."""
     modules = [attn.to_q, attn.to_k, attn.to_v]
-    shared = attn.to_q.shared_a if isinstance(attn.to_q, StackedLinear) else None
-    if shared is None:
+    are_open = all(isinstance(module, StackedLinear) and module.may_be_bypassed for module in modules)
+    if not are_open or attn.to_q.shared_a is None:
         return [module(x) for module in modules]
+    for module in modules:
+        module.follow(x.device)
     ranks = [len(module.lora_a) for module in modules]
-    hidden = attn.to_q.narrow(x, shared).split(ranks, dim=-1)
+    hidden = attn.to_q.narrow(x, attn.to_q.shared_a).split(ranks, dim=-1)
     return [module.beside(x, part) for module, part in zip(modules, hidden, strict=True)]
 
 

@@ -1,20 +1,20 @@
 """Adapters as branches: what hangs in the model while they act unfused."""
 
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-import torch
 from torch import Tensor, nn
 
 from reelora.adapters import Pair
-from reelora.errors import MismatchError, first_few
+from reelora.errors import ConfigError, MismatchError, first_few
 
 from .acting import Acting
+from .cache import Key, StackCache
 from .kernel import dense_update
+from .offload import offload_hooks
 from .processors import Processors
 from .sites import Site
 from .stack import Stack, build_stack
-from .stacked import Stacked, stand_in_for
+from .stacked import NOTHING, Held, Stacked, stand_in_for
 
 __all__ = ["Branches"]
 
@@ -22,17 +22,17 @@ __all__ = ["Branches"]
 class Branches:
     """One stand-in for every module that an adapter acts on; a module that none acts on is the original object.
 
-    Stacks that were used lately are kept, up to ``cache_bytes``, so that going back to them costs no copy.
+    Stacks that were used lately are kept, within the budget of `cache`, so that going back to them costs no copy.
     """
 
     def __init__(
         self, models: Mapping[str, nn.Module], sites: Mapping[str, Site], *, rank_bucket: int, cache_bytes: int
     ) -> None:
         self._sites = sites
-        self._rank_bucket, self._cache_bytes = rank_bucket, cache_bytes
+        self._rank_bucket = rank_bucket
+        self.cache = StackCache(cache_bytes)
         self._stands: dict[str, Stacked] = {}
         self._hung: frozenset[str] = frozenset()
-        self._cache: OrderedDict[tuple[tuple[int, tuple[str, ...]], ...], Stack] = OrderedDict()
         self._processors = Processors(models)
 
     @property
@@ -40,27 +40,18 @@ class Branches:
         """The sites where a stand-in hangs now."""
         return self._hung
 
-    @property
-    def cached_bytes(self) -> int:
-        """Bytes of all stacks that are kept."""
-        return sum(stack.size_bytes for stack in self._cache.values())
-
     def apply(self, samples: Sequence[Acting]) -> None:
         """Let one set act on everything, or one set on each sample of a batch; `clear` if nothing acts.
 
         What can fail is done before the first edit. Raises MismatchError if something else hangs at one of the places now.
         """
-        stack = self._stack(samples)
-        dense = self._dense(samples)
-        names = frozenset([*(stack.parts if stack else ()), *dense])
-        self._check_places(names | self._hung)
-        gains = self._gains(stack, samples) if stack else {}
+        self._check_places(self._hung.union(*(use.strengths for acting in samples for use in acting)))
+        held = self._held(samples)
+        names = frozenset(held)
         for name in self._hung - names:
             self._take_down(name)
-        for name in names:
-            part = stack.parts.get(name) if stack else None
-            a, b, shared = (part.a, part.b, part.shared_a) if part else (None, None, None)
-            self._stand(name).hold(a, b, gains.get(name), dense.get(name), shared)
+        for name, tensors in held.items():
+            self._stand(name).hold(tensors)
         for name in names - self._hung:
             self._stands[name].adopt()
             self._sites[name].put(self._stands[name])
@@ -68,31 +59,45 @@ class Branches:
             self._processors.serve([self._sites[name] for name in names])
         self._hung = names
 
-    def forget(self, pairs: Mapping[str, Pair]) -> None:
-        """Drop every stack that holds the pairs of this adapter."""
-        for key in [key for key in self._cache if any(held == id(pairs) for held, _ in key)]:
-            del self._cache[key]
-
-    def _stack(self, samples: Sequence[Acting]) -> Stack | None:
-        """The stack of all pairs of the samples, made or remembered; None if there is none. A DoRA is no pair to stack."""
-        members = _members(samples)
+    def prefetch(self, acting: Acting) -> None:
+        """Build and keep the stack of a set that does not act yet; ConfigError if the budget has no room for it."""
+        members = _members([acting])
         if not members:
-            return None
-        key = tuple((id(pairs), tuple(sites)) for pairs, sites in members.values())
-        stack = self._cache.get(key)
-        if stack is None or not stack.is_placed_for(self._sites):
-            chosen = {name: {site: pairs[site] for site in sites} for name, (pairs, sites) in members.items()}
-            stack = build_stack(chosen, self._sites, rank_bucket=self._rank_bucket)
-        self._cache[key] = stack
-        self._cache.move_to_end(key)
-        while len(self._cache) > 1 and self.cached_bytes > self._cache_bytes:
-            self._cache.popitem(last=False)
-        return stack
+            return
+        key, stack = _key(members), self._stack(members)
+        if missing := self.cache.bytes_missing_for(key, stack):
+            raise ConfigError(
+                f"{', '.join(members)}: cache_bytes is {missing:,} bytes too small to keep what is prefetched beside what acts "
+                "and what is pinned: raise it, or unpin something."
+            )
+        self.cache.put(key, stack)
 
-    def _gains(self, stack: Stack, samples: Sequence[Acting]) -> dict[str, Tensor]:
-        members = _members(samples)
-        rows = [stack.gains(_strengths(members, acting)) for acting in samples]
-        return stack.views(rows[0] if len(rows) == 1 else torch.stack(rows))
+    def _stack(self, members: "_Members") -> Stack:
+        """The stack of all pairs of the members, made or remembered."""
+        stack = self.cache.find(_key(members))
+        if stack is not None and stack.is_placed_for(self._sites):
+            return stack
+        chosen = {name: {site: pairs[site] for site in sites} for name, (pairs, sites) in members.items()}
+        return build_stack(chosen, self._sites, rank_bucket=self._rank_bucket)
+
+    def _held(self, samples: Sequence[Acting]) -> Mapping[str, Held]:
+        """What stands in for every site that anything acts on."""
+        members, dense = _members(samples), self._dense(samples)
+        self.cache.act(_key(members))
+        held = self._stacked(members, samples) if members else {}
+        if not dense:
+            return held
+        return {**held, **{name: {**held.get(name, NOTHING), "dense": update} for name, update in dense.items()}}
+
+    def _stacked(self, members: "_Members", samples: Sequence[Acting]) -> Mapping[str, Held]:
+        stack = self._stack(members)
+        self.cache.put(_key(members), stack)
+        strengths = [_strengths(members, acting) for acting in samples]
+        if len(strengths) == 1:
+            stack.set_gains(strengths[0])
+            return stack.held
+        gains = stack.gains_of_samples(strengths)
+        return {name: {**held, "gains": gains[name]} for name, held in stack.held.items()}
 
     def _dense(self, samples: Sequence[Acting]) -> dict[str, Tensor]:
         """The updates of all DoRA pairs, which depend on the weights, so that they are no pairs to stack."""
@@ -114,23 +119,31 @@ class Branches:
     def _take_down(self, name: str) -> None:
         stand = self._stands[name]
         self._sites[name].put(stand.release())
-        stand.hold(None, None, None, None, None)
+        stand.hold(NOTHING)
 
     def _check_places(self, names: frozenset[str]) -> None:
-        """Raise unless at every place hangs the original or our stand-in."""
-        odd = [name for name in names if not self._is_ours(name)]
+        """Raise unless at every place hangs the original or our stand-in, and nothing but us has touched that."""
+        odd = [name for name in names if self._sites[name].current not in (self._stands.get(name), self._sites[name].module)]
         if odd:
             raise MismatchError(
                 f"{len(odd)} modules were replaced since this Rack was made ({first_few(sorted(odd))}): make a new Rack."
             )
+        if hooked := [name for name in names & self._hung if offload_hooks(self._stands[name])]:
+            raise MismatchError(
+                f"Offloading or casting was switched on while adapters acted as branches, and hangs on {len(hooked)} of them "
+                f"({first_few(sorted(hooked))}). Switch it off, let no adapter act (activate({{}})), and switch it on again."
+            )
 
-    def _is_ours(self, name: str) -> bool:
-        current = self._sites[name].current
-        return current is self._sites[name].module or current is self._stands.get(name)
+
+_Members = Mapping[str, tuple[Mapping[str, Pair], Sequence[str]]]
+"""By adapter: its pairs, and the sites where one that can be stacked acts on any sample. A DoRA is no pair to stack."""
 
 
-def _members(samples: Sequence[Acting]) -> dict[str, tuple[Mapping[str, Pair], list[str]]]:
-    """By adapter: its pairs, and the sites where one that can be stacked acts on any of the samples."""
+def _key(members: _Members) -> Key:
+    return tuple((name, tuple(sites)) for name, (_, sites) in members.items())
+
+
+def _members(samples: Sequence[Acting]) -> _Members:
     members: dict[str, tuple[Mapping[str, Pair], dict[str, None]]] = {}
     for acting in samples:
         for use in acting:
@@ -139,7 +152,7 @@ def _members(samples: Sequence[Acting]) -> dict[str, tuple[Mapping[str, Pair], l
     return {name: (pairs, list(sites)) for name, (pairs, sites) in sorted(members.items()) if sites}
 
 
-def _strengths(members: Mapping[str, tuple[Mapping[str, Pair], list[str]]], acting: Acting) -> list[float]:
+def _strengths(members: _Members, acting: Acting) -> list[float]:
     """The strength of every member at every one of its sites, 0 where it does not act on this sample."""
     held = {use.name: use.strengths for use in acting}
     return [held.get(name, {}).get(site, 0.0) for name, (_, sites) in members.items() for site in sites]

@@ -1,21 +1,21 @@
 """Adapters fused into the weights of a model, and the pristine weights back, bit for bit."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
+from reelora.errors import MismatchError, first_few
+
 from .acting import Acting, uses_by_site
-from .kernel import FUSABLE, PairUses, fuse_into, fused_rows, sample_rows
+from .home import FreeBytes, Home, Reader, choose_home, free_bytes
+from .kernel import PairUses, fuse_into, fused_rows, sample_rows
+from .offload import any_hooked
 from .sites import Site
 
-__all__ = ["FusedWeights", "Home", "obstacle", "rounding_loss"]
-
-Home = Literal["kept", "host", "file"]
-"""Where pristine weights wait while others are in their place: where they were (the fused ones get memory of their own), in the
-host's memory, or in the checkpoint's file, from which they are read again."""
+__all__ = ["FusedWeights", "rounding_loss"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,8 +35,10 @@ class FusedWeights:
     Buffers of fused weights are kept and used again: their first touch costs more than the arithmetic.
     """
 
-    def __init__(self, sites: Mapping[str, Site], *, home: Home, read: Callable[[str], Tensor] | None) -> None:
-        self._sites, self._home, self._read = sites, home, read
+    def __init__(self, sites: Mapping[str, Site], *, home: Home, read: Reader | None, free: FreeBytes = free_bytes) -> None:
+        self._sites, self._read, self._free = sites, read, free
+        self.home: Home = home
+        """Where pristine weights wait; ``auto`` until something is fused for the first time."""
         self._fused: dict[str, _Fused] = {}
         self._buffers: dict[str, Tensor] = {}
 
@@ -58,11 +60,24 @@ class FusedWeights:
     def apply(self, acting: Acting) -> None:
         """Fuse what acts into the pristine weights, and restore every other weight."""
         wanted = uses_by_site(acting)
+        if wanted and self.home == "auto":
+            self.home = choose_home(self._needed(wanted), has_file=self._read is not None, free=self._free)
         for name in [name for name in self._fused if name not in wanted]:
             self._restore(name)
         for name, uses in wanted.items():
-            if name not in self._fused or list(self._fused[name].uses) != uses:
+            if not self._is_fused_so(name, uses):
                 self._fuse(name, uses)
+
+    def check_places(self) -> None:
+        """Raise MismatchError if something now brings or packs weights that were fused before, so that no other would stay."""
+        sites = [self._sites[name] for name in self._fused]
+        if all(site.is_plain for site in sites) and not any_hooked(site.chain for site in sites):
+            return
+        if taken := sorted(site.name for site in sites if site.obstacle):
+            raise MismatchError(
+                f"Offloading or casting was switched on while {len(taken)} modules were fused ({first_few(taken)}: "
+                f"{self._sites[taken[0]].obstacle}). Switch it off, change adapters, and switch it on again."
+            )
 
     def release_buffers(self) -> None:
         """Free what is kept for the next fuse."""
@@ -76,7 +91,7 @@ class FusedWeights:
     def _fuse(self, name: str, uses: PairUses) -> None:
         site = self._sites[name]
         held = self._fused.get(name)
-        pristine = (held.fetch() if held else site.weight.data).to(site.weight.device)
+        pristine = held.fetch().to(site.weight) if held else site.weight.data
         fetch = held.fetch if held else self._keeper(name, pristine)
         if held:  # its buffer is written over, and holds neither the old nor the new sum if that fails
             self._fused[name] = replace(held, uses=())
@@ -84,17 +99,35 @@ class FusedWeights:
         self._fused[name] = _Fused(uses, fetch, out)
         site.weight.data = out
 
+    def _needed(self, names: Iterable[str]) -> Counter[torch.device]:
+        """Bytes of the weights of some sites, by device."""
+        needed: Counter[torch.device] = Counter()
+        for weight in (self._sites[name].weight for name in names):
+            needed[weight.device] += weight.nbytes
+        return needed
+
+    def _is_fused_so(self, name: str, uses: PairUses) -> bool:
+        held = self._fused.get(name)
+        return held is not None and list(held.uses) == uses and held.weight.dtype == self._sites[name].weight.dtype
+
     def _restore(self, name: str) -> None:
         weight = self._sites[name].weight
-        weight.data = self._fused[name].fetch().to(weight.device)
+        weight.data = self._fused[name].fetch().to(weight)
         del self._fused[name]
 
     def _keeper(self, name: str, pristine: Tensor) -> Callable[[], Tensor]:
-        if self._home == "file" and self._read is not None:
-            read, dtype = self._read, pristine.dtype
-            return lambda: read(name).to(dtype)
-        kept = pristine if self._home == "kept" else pristine.to("cpu", copy=True)
+        if self.home == "file" and self._read is not None:
+            return self._file_keeper(name, pristine, self._read)
+        kept = pristine if self.home == "kept" else pristine.to("cpu", copy=True)
         return lambda: kept
+
+    def _file_keeper(self, name: str, pristine: Tensor, read: Reader) -> Callable[[], Tensor]:
+        if not torch.equal(read(name).to(pristine), pristine):
+            raise MismatchError(
+                f"{name} has other values in base= than in the model, so that it could not be restored: "
+                "name the checkpoint that the model was loaded from, or choose another home."
+            )
+        return lambda: read(name).to(pristine.dtype)
 
     def _buffer(self, name: str, pristine: Tensor) -> Tensor:
         """Memory for the fused weight: that of last time, if it is where the weight is now."""
@@ -111,13 +144,3 @@ def rounding_loss(pristine: Tensor, uses: PairUses) -> float:
     exact = fused_rows(pristine, uses, rows)
     update = torch.linalg.matrix_norm(exact - pristine.flatten(1)[rows])
     return float(torch.linalg.matrix_norm(exact.to(pristine.dtype) - exact) / update) if update else 0.0
-
-
-def obstacle(site: Site) -> str:
-    """Why the weight of a site cannot be fused exactly; empty if it can."""
-    weight = site.weight.data
-    if weight.is_meta:
-        return "its weight is offloaded (sequential offload)"
-    if type(weight) is not Tensor or weight.dtype not in FUSABLE:
-        return f"its weight is a {type(site.weight).__name__} of {weight.dtype}, which would round the sum away"
-    return ""

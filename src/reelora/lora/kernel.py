@@ -32,6 +32,8 @@ _BLOCK = 1 << 18
 """Elements of a block of rows: a megabyte in float32."""
 _TERMS = 64
 """Of a long sum that are added in one go: sums of sums lose half of what one running sum does."""
+_LONGEST_SUM = 256
+"""Terms that a product of bfloat16 may sum: the units add them one after the other, and the error grows with their number."""
 _SAMPLED_ROWS = 64
 _GRIDS: Mapping[torch.dtype, tuple[int, int]] = {torch.bfloat16: (8, -100), torch.float16: (11, -24)}
 """Bits of the significand, and the exponent of the finest step: the smallest float16, and below any weight for bfloat16."""
@@ -140,7 +142,7 @@ def _bfloat16_factors(matrix: Matrix, uses: Sequence[_Use]) -> tuple[FactorB, Fa
     dtypes = {matrix.dtype, *(factor.dtype for use in uses for factor in (use.a, use.b))}
     if dtypes != {torch.bfloat16} or any(use.magnitude for use in uses):
         return None
-    if matrix.device.type != "cpu" or not _multiplies_bfloat16():
+    if matrix.device.type != "cpu" or not _multiplies_bfloat16() or sum(len(use.a) for use in uses) > _LONGEST_SUM:
         return None
     first = uses[0]
     ratios = [use.gain / first.gain if first.gain else 0.0 for use in uses]

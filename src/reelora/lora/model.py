@@ -2,15 +2,16 @@
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from torch import nn
 
-from reelora.adapters import LoraSpec
+from reelora.adapters import ROLES, LoraSpec
 from reelora.errors import ConfigError, MismatchError, first_few, nearest
 
-__all__ = ["linears_of", "role_of", "swap", "target_linears"]
+__all__ = ["linears_of", "models_of", "role_of", "swap", "target_linears"]
 
-ROLES = {
+_ROLE_OF_CLASS = {
     r".*Transformer\w*Model": "transformer",
     r"UNet\w*Model": "unet",
     r"CLIPTextModelWithProjection": "text_encoder_2",
@@ -25,7 +26,7 @@ def role_of(model: nn.Module) -> str:
         raise ConfigError(f"A model is needed here, for example pipe.transformer, not {type(model).__name__}.")
     classes = [cls.__name__ for cls in type(model).__mro__]
     for name in classes:
-        for pattern, role in ROLES.items():
+        for pattern, role in _ROLE_OF_CLASS.items():
             if re.fullmatch(pattern, name):
                 return role
     raise ConfigError(
@@ -79,3 +80,19 @@ def _hint(target: str, model: nn.Module) -> str:
     """The nearest spelling among the last components of all Linears: ``to_q``, ``attn1.to_q`` ..."""
     tails = [path.split(".")[-length:] for path in linears_of(model) for length in (1, 2, 3)]
     return nearest(target, {".".join(tail) for tail in tails if not tail[0].isdigit()})
+
+
+def models_of(model: nn.Module | Any) -> dict[str, nn.Module]:
+    """By role: the model itself, or the parts of a pipeline (or bundle) that can take an adapter; without compiled wrappers."""
+    if isinstance(model, nn.Module):
+        bare = _bare(model)
+        return {role_of(bare): bare}
+    held = getattr(model, "roles", ROLES)  # a bundle says which parts it has, and raises for others
+    parts = {role: getattr(model, role, None) for role in ROLES if role in held}
+    if found := {role: _bare(part) for role, part in parts.items() if isinstance(part, nn.Module)}:
+        return found
+    raise ConfigError(f"A Rack needs a pipeline or a model, for example pipe or pipe.transformer, not {type(model).__name__}.")
+
+
+def _bare(model: nn.Module) -> nn.Module:
+    return getattr(model, "_orig_mod", model)

@@ -10,7 +10,7 @@ from reelora.errors import MismatchError, first_few
 
 from .sites import SHARED_INPUT, Site
 
-__all__ = ["Processors", "check_projections"]
+__all__ = ["Processors", "attentions_of", "bypasses", "check_projections"]
 
 
 class Processors:
@@ -30,7 +30,7 @@ class Processors:
     def serve(self, sites: Iterable[Site]) -> None:
         """Serve exactly the attentions that have a branch among these sites."""
         self._watched = tuple(site for site in sites if site.leaf in SHARED_INPUT)
-        attentions = {site.parent for site in self._watched}
+        attentions = attentions_of(self._watched)
         for attention in [held for held in self._served if held not in attentions]:
             self._dismiss(attention)
         for attention in attentions:
@@ -64,14 +64,19 @@ class Processors:
 
 def check_projections(sites: Iterable[Site]) -> None:
     """Raise MismatchError if one of the sites is bypassed because projections of its attention were fused into one Linear."""
-    if fused := sorted(site.name for site in sites if site.leaf in SHARED_INPUT and _bypasses(site.parent)):
+    if fused := sorted(site.name for site in sites if site.leaf in SHARED_INPUT and bypasses(site.parent)):
         raise MismatchError(
             f"{len(fused)} modules were copied away by fuse_qkv_projections and do nothing now ({first_few(fused)}): "
             "call model.unfuse_qkv_projections() first, and fuse the adapter instead; that costs nothing per step either."
         )
 
 
-def _bypasses(attention: nn.Module) -> bool:
+def attentions_of(sites: Iterable[Site]) -> set[nn.Module]:
+    """The attentions whose query, key or value are among the sites."""
+    return {site.parent for site in sites if site.leaf in SHARED_INPUT}
+
+
+def bypasses(attention: nn.Module) -> bool:
     """Whether it works on a fused copy; its flag ``fused_projections`` stays set when diffusers has unfused it."""
     return type(getattr(attention, "processor", None)).__name__.startswith("Fused")
 

@@ -2,25 +2,25 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from reelora.adapters import ROLES, Adapter, read_adapter, split_role
+from reelora.adapters import Adapter, read_adapter, split_role
 from reelora.errors import ConfigError, MismatchError, nearest
-from reelora.tensorio import open_tensors
 
-from .acting import Acting, Use, uses_by_site
+from .acting import Acting, Use, only, uses_by_site
 from .base import base_fingerprints, base_notes
 from .branches import Branches
 from .fit import check_fit
-from .fused import FusedWeights, Home, obstacle, rounding_loss
-from .model import role_of
-from .processors import check_projections
+from .fused import FusedWeights, rounding_loss
+from .home import Home, reader_of
+from .model import models_of
+from .processors import attentions_of, bypasses, check_projections
 from .sites import sites_of
 from .state import AdapterState, RackState
 from .strengths import Strength, by_module
@@ -65,31 +65,33 @@ class Rack:
 
     `fuse` and `restore` switch between two ways to act. As branches, active adapters run beside the modules as one stacked pair
     each; a change costs next to nothing, every forward a little. Fused, they are added into the weights: every change costs one
-    product per module, a forward nothing. ``home`` says where the pristine weights wait then; ``file`` reads them again from
-    ``base``, a folder or safetensors file with the weights of the (one) model.
+    product per module, a forward nothing. ``home`` says where the pristine weights wait then: ``kept`` on their device, on the
+    ``host``, or in the ``file`` from which they are read again: ``base``, a folder or safetensors file with the weights of the
+    (one) model. By itself (``auto``) the first of these that has room is chosen at the first fuse, and kept to.
 
     bfloat16 may round most of a small update away: modules that would lose more than the share ``keep_branches_over`` of it
     keep branches when the rest is fused; fusing warns where more than half is lost.
 
     ``rank_bucket`` fills stacked ranks up to a multiple of itself, so that compiled code sees one shape for adapters of
-    different ranks. Stacks that were active lately are kept, up to ``cache_bytes``.
+    different ranks. Stacks that were active lately are kept, up to ``cache_bytes``: the one that was used longest ago goes
+    first, those of adapters that are pinned (`pin`) never. `prefetch` stacks what will act soon.
     """
 
     def __init__(
         self,
         model: nn.Module | Any,
         *,
-        home: Home = "kept",
+        home: Home = "auto",
         base: str | Path | None = None,
         keep_branches_over: float = math.inf,
         rank_bucket: int = 1,
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
-        self._models = _models_of(model)
+        self._models = models_of(model)
         self._sites = sites_of(self._models)
+        self._attentions = attentions_of(self._sites.values())
         self._branches = Branches(self._models, self._sites, rank_bucket=rank_bucket, cache_bytes=cache_bytes)
-        self._weights = FusedWeights(self._sites, home=home, read=_reader(home, base))
-        self._home: Home = home
+        self._weights = FusedWeights(self._sites, home=home, read=reader_of(home, base))
         self._keep_branches_over = keep_branches_over
         self._stuck: Mapping[str, str] = {}
         """The modules that keep a branch although the rest is fused, and why."""
@@ -131,14 +133,35 @@ class Rack:
 
     def unload(self, name: str) -> None:
         """Forget an adapter; one that acts is deactivated first, in either mode."""
-        entry = self._entry(name)
+        self._entry(name)
         kept = tuple({key: value for key, value in sample.items() if key != name} for sample in self._wish.strengths)
         self._become(_Wish(kept, self._wish.is_fused))
-        self._branches.forget(entry.adapter.pairs)
+        self._branches.cache.forget(name)
         del self._entries[name]
         self._finite.discard(name)
         if not self._entries:
             self._weights.release_buffers()
+
+    def pin(self, name: str) -> None:
+        """Keep the stacks of this adapter, and of it with other pinned ones, whatever ``cache_bytes`` says."""
+        self._entry(name)
+        self._branches.cache.pin(name)
+
+    def unpin(self, name: str) -> None:
+        """Let its stacks go again when others need the room."""
+        self._entry(name)
+        self._branches.cache.unpin(name)
+
+    def prefetch(self, strengths: Strengths) -> None:
+        """Do now what `activate` of these adapters would have to do first: read their values, check and stack them.
+
+        Nothing acts yet; any other strengths will find the stack too. For an accelerator it goes there in one copy. While fused
+        there is nothing to stack. Raises what `activate` raises, and ConfigError if ``cache_bytes`` leaves no room.
+        """
+        acting = self._acting(strengths)
+        self._check([acting], is_fused=self._wish.is_fused)
+        if not self._wish.is_fused:
+            self._branches.prefetch(acting)
 
     # ---- what acts
 
@@ -198,9 +221,9 @@ class Rack:
             num_fused=len(self._weights.sites),
             branches={name: self._stuck.get(name, "") for name in sorted(self._branches.hung)},
             lost=self._weights.lost(self._weights.sites),
-            home=self._home,
+            home=self._weights.home,
             buffer_bytes=self._weights.buffer_bytes,
-            stack_bytes=self._branches.cached_bytes,
+            stack_bytes=self._branches.cache.size_bytes,
         )
 
     # ---- one road for every change
@@ -227,8 +250,10 @@ class Rack:
         return tuple(uses)
 
     def _check(self, samples: Sequence[Acting], *, is_fused: bool) -> None:
-        touched = {name for acting in samples for use in acting for name in use.strengths}
-        check_projections(self._sites[name] for name in touched | self._branches.hung | self._weights.sites)
+        self._weights.check_places()
+        if any(map(bypasses, self._attentions)):
+            touched = {name for acting in samples for use in acting for name in use.strengths}
+            check_projections(self._sites[name] for name in touched | self._branches.hung | self._weights.sites)
         if len(samples) > 1 and is_fused:
             raise ConfigError(
                 "While fused all samples have the same weights: restore() before adapters are set for each sample."
@@ -249,20 +274,20 @@ class Rack:
                 raise MismatchError(
                     f"{use.name} acts on {odd[0]}, which sees the frames of all samples as one batch: use activate."
                 )
-        if lost := [name for name in doras if obstacle(self._sites[name])]:
-            raise MismatchError(f"{use.name} is a DoRA, and {lost[0]} cannot be: {obstacle(self._sites[lost[0]])}.")
+        if lost := [name for name in doras if self._sites[name].obstacle]:
+            raise MismatchError(f"{use.name} is a DoRA, and {lost[0]} cannot be: {self._sites[lost[0]].obstacle}.")
 
     def _realise(self, samples: Sequence[Acting], *, is_fused: bool) -> None:
         self._stuck = self._obstacles(samples[0]) if is_fused else {}
-        fused = _only(samples[0], lambda name: name not in self._stuck) if is_fused else ()
+        fused = only(samples[0], lambda name: name not in self._stuck) if is_fused else ()
         self._weights.apply(fused)
-        self._branches.apply([_only(samples[0], self._stuck.__contains__)] if is_fused else samples)
+        self._branches.apply([only(samples[0], self._stuck.__contains__)] if is_fused else samples)
 
     def _obstacles(self, acting: Acting) -> dict[str, str]:
         """Why a module cannot be fused, or better is not, by module."""
         found = {}
         for name, uses in uses_by_site(acting).items():
-            if why := obstacle(self._sites[name]):
+            if why := self._sites[name].obstacle:
                 found[name] = why
             elif self._keep_branches_over < math.inf:
                 lost = rounding_loss(self._weights.pristine(name), uses)
@@ -289,7 +314,8 @@ class Rack:
     def _adapter_state(self, name: str) -> AdapterState:
         entry = self._entries[name]
         strengths = tuple(sample.get(name, 0.0) for sample in self._wish.strengths)
-        return AdapterState.of(name, entry.adapter, source=entry.source, notes=entry.notes, strengths=strengths)
+        told = {"source": entry.source, "notes": entry.notes, "is_pinned": name in self._branches.cache.pinned}
+        return AdapterState.of(name, entry.adapter, strengths=strengths, **told)
 
     def _fingerprints(self, role: str) -> Mapping[str, str]:
         """Of the pristine base, computed when the first adapter asks."""
@@ -298,34 +324,3 @@ class Rack:
             pristine = {f"{path}.weight": self._weights.pristine(name) for path, name in fused.items()}
             self._bases[role] = base_fingerprints(self._models[role], instead=pristine)
         return self._bases[role]
-
-
-def _only(acting: Acting, chosen: Callable[[str], bool]) -> Acting:
-    """The same on some modules alone."""
-    parts = (replace(use, strengths={name: value for name, value in use.strengths.items() if chosen(name)}) for use in acting)
-    return tuple(use for use in parts if use.strengths)
-
-
-def _models_of(model: nn.Module | Any) -> dict[str, nn.Module]:
-    """By role: the model itself, or the parts of a pipeline (or bundle) that can take an adapter; without compiled wrappers."""
-    if isinstance(model, nn.Module):
-        bare = _bare(model)
-        return {role_of(bare): bare}
-    held = getattr(model, "roles", ROLES)  # a bundle says which parts it has, and raises for others
-    parts = {role: getattr(model, role, None) for role in ROLES if role in held}
-    if found := {role: _bare(part) for role, part in parts.items() if isinstance(part, nn.Module)}:
-        return found
-    raise ConfigError(f"A Rack needs a pipeline or a model, for example pipe or pipe.transformer, not {type(model).__name__}.")
-
-
-def _bare(model: nn.Module) -> nn.Module:
-    return getattr(model, "_orig_mod", model)
-
-
-def _reader(home: Home, base: str | Path | None) -> Callable[[str], Tensor] | None:
-    if home != "file":
-        return None
-    if base is None:
-        raise ConfigError("home='file' reads pristine weights again from base=: name the model's folder or safetensors file.")
-    tensors = open_tensors(Path(base))
-    return lambda name: tensors[f"{split_role(name)[1]}.weight"].clone()

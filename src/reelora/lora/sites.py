@@ -7,6 +7,8 @@ from math import prod
 import torch
 from torch import Tensor, nn
 
+from .kernel import FUSABLE
+from .offload import bad_end_of_new_weight, compute_device, compute_dtype, is_readable
 from .stacked import STACKED
 
 __all__ = ["SHARED_INPUT", "Site", "sites_of"]
@@ -25,6 +27,8 @@ class Site:
     leaf: str
     module: nn.Module
     """The original."""
+    around: tuple[nn.Module, ...]
+    """What it lies in: its parent first, the model last."""
 
     @property
     def weight(self) -> nn.Parameter:
@@ -41,6 +45,11 @@ class Site:
         return self.weight.shape[0], prod(self.weight.shape[1:])
 
     @property
+    def weight_shape(self) -> tuple[int, ...]:
+        """That of its weight; also where a quantiser has packed it."""
+        return self.shape if isinstance(self.module, nn.Linear) else tuple(self.weight.shape)
+
+    @property
     def kernel(self) -> tuple[int, ...]:
         """Of a convolution; empty for a Linear."""
         return () if isinstance(self.module, nn.Linear) else tuple(self.weight.shape[2:])
@@ -54,15 +63,37 @@ class Site:
     @property
     def device(self) -> torch.device:
         """Where it computes, also while its weight waits elsewhere."""
-        hook = getattr(self.module, "_hf_hook", None)  # accelerate's sequential offload keeps the weight on the meta device
-        device = getattr(hook, "execution_device", None)
-        return self.weight.device if device is None else torch.device(device)
+        return compute_device(self.chain) or self.weight.device
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The dtype of its weight; None if that is none to compute in (8 bits and fewer)."""
+        """The dtype that it computes in; None if a weight of 8 bits or fewer does not tell."""
         dtype = self.weight.dtype
-        return dtype if dtype.is_floating_point and dtype.itemsize > 1 else None
+        return dtype if dtype.is_floating_point and dtype.itemsize > 1 else compute_dtype(self.module)
+
+    @property
+    def is_readable(self) -> bool:
+        """Whether its weight's values lie in it, as many as its shape says: no quantiser has packed, nothing offloaded them."""
+        return is_readable(self.chain) and self.is_plain
+
+    @property
+    def obstacle(self) -> str:
+        """Why its weight cannot be fused exactly; empty if it can."""
+        if why := bad_end_of_new_weight(self.chain):
+            return f"its weight would not stay fused: {why}"
+        if self.is_plain:
+            return ""
+        held = type(self.weight).__name__ if type(self.weight.data) is Tensor else type(self.weight.data).__name__
+        return f"its weight is a {held} of {self.weight.dtype}, which would round the sum away"
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether its weight is the numbers themselves, as no quantiser has packed them."""
+        return type(self.weight.data) is Tensor and self.weight.dtype in FUSABLE
+
+    @property
+    def chain(self) -> tuple[nn.Module, ...]:
+        return self.module, *self.around
 
     @property
     def current(self) -> nn.Module | None:
@@ -85,7 +116,9 @@ def sites_of(models: Mapping[str, nn.Module]) -> dict[str, Site]:
 
 def _sites(role: str, model: nn.Module) -> Iterator[Site]:
     kinds = tuple(STACKED)
+    around: dict[str, tuple[nn.Module, ...]] = {}
     for path, parent in model.named_modules():
+        around[path] = (parent, *around[path.rpartition(".")[0]]) if path else (parent,)
         for leaf, module in parent._modules.items():
             if isinstance(module, kinds):
-                yield Site(f"{role}.{path}.{leaf}" if path else f"{role}.{leaf}", parent, leaf, module)
+                yield Site(f"{role}.{path}.{leaf}" if path else f"{role}.{leaf}", parent, leaf, module, around[path])

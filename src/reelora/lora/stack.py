@@ -11,6 +11,7 @@ from torch import Tensor
 from reelora.adapters import Pair, split_role
 
 from .sites import SHARED_INPUT, Site
+from .stacked import NOTHING, Held
 
 __all__ = ["Members", "Part", "Stack", "build_stack"]
 
@@ -55,24 +56,39 @@ class Stack:
         self.parts = parts
         self._scales, self._owners, self._devices = scales, owners, devices
         self._one_of_role = {split_role(name)[0]: name for name in parts}
-
-    @property
-    def size_bytes(self) -> int:
+        self._flat = {device: torch.zeros(len(scales), device=device) for device in set(devices.values())}
+        self.held: Mapping[str, Held] = {name: self._held(name) for name in parts}
+        """What stands in for each site, at the gains that `set_gains` gave last."""
+        self.size_bytes = sum(part.a.nbytes + part.b.nbytes for part in parts.values())
         """Bytes of all A and B."""
-        return sum(part.a.nbytes + part.b.nbytes for part in self.parts.values())
 
-    def gains(self, strengths: Sequence[float]) -> Tensor:
-        """The gain of every row of every A, float32, from the strengths of all members at all their sites, in their order."""
-        return (self._scales * torch.tensor([*strengths, 0.0], dtype=torch.float64)[self._owners]).float()
+    def set_gains(self, strengths: Sequence[float]) -> None:
+        """Give every row of every A its gain, from the strengths of all members at all their sites, in their order."""
+        gains = self._gains(strengths)
+        for flat in self._flat.values():
+            flat.copy_(gains)
 
-    def views(self, gains: Tensor) -> dict[str, Tensor]:
-        """The gains of each site, where it computes, out of ``gains (..., rows)``."""
-        there = {device: gains.to(device) for device in set(self._devices.values())}
-        return {name: there[self._devices[name]][..., part.first : part.last] for name, part in self.parts.items()}
+    def gains_of_samples(self, samples: Sequence[Sequence[float]]) -> dict[str, Tensor]:
+        """The gains ``(n, r)`` of each site for n samples, each with its strengths as `set_gains` takes them."""
+        rows = torch.stack([self._gains(strengths) for strengths in samples])
+        there = {device: rows.to(device) for device in self._flat}
+        return {name: there[self._devices[name]][:, part.first : part.last] for name, part in self.parts.items()}
 
     def is_placed_for(self, sites: Mapping[str, Site]) -> bool:
-        """Whether every model still computes where A and B of its modules are; asks one module of each."""
-        return all(sites[name].device == self._devices[name] for name in self._one_of_role.values())
+        """Whether every model still computes where A and B of its modules are, and in their dtype; asks one module of each."""
+        return all(self._fits(sites[name]) for name in self._one_of_role.values())
+
+    def _fits(self, site: Site) -> bool:
+        return site.device == self._devices[site.name] and site.dtype in (None, self.parts[site.name].a.dtype)
+
+    def _gains(self, strengths: Sequence[float]) -> Tensor:
+        """In float64 up to the last rounding."""
+        return (self._scales * torch.tensor([*strengths, 0.0], dtype=torch.float64)[self._owners]).float()
+
+    def _held(self, name: str) -> Held:
+        part = self.parts[name]
+        gains = self._flat[self._devices[name]][part.first : part.last]
+        return {**NOTHING, "lora_a": part.a, "lora_b": part.b, "gains": gains, "shared_a": part.shared_a}
 
 
 def build_stack(members: Members, sites: Mapping[str, Site], *, rank_bucket: int) -> Stack:

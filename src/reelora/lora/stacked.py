@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,12 @@ from reelora.errors import MismatchError
 
 from .branch import StandIn, add_product
 
-__all__ = ["STACKED", "Stacked", "StackedLinear", "stand_in_for"]
+__all__ = ["NOTHING", "STACKED", "Held", "Stacked", "StackedLinear", "stand_in_for"]
+
+Held = Mapping[str, Tensor | None]
+"""The tensors that a stand-in acts with, by name: all of those of `NOTHING`."""
+NOTHING: Held = MappingProxyType(dict.fromkeys(("lora_a", "lora_b", "gains", "dense", "shared_a")))
+"""With these it acts as its base."""
 
 
 class Stacked(StandIn, ABC):
@@ -30,16 +36,26 @@ class Stacked(StandIn, ABC):
 
     def __init__(self, base: nn.Module) -> None:
         super().__init__(base)
-        for name in ("lora_a", "lora_b", "gains", "dense", "shared_a"):
-            self.register_buffer(name, None, persistent=False)
+        self.hold(NOTHING)
 
-    def hold(
-        self, a: Tensor | None, b: Tensor | None, gains: Tensor | None, dense: Tensor | None, shared_a: Tensor | None
-    ) -> None:
+    def hold(self, held: Held) -> None:
         """Act as these from now on; nothing is copied."""
-        self._buffers.update(lora_a=a, lora_b=b, gains=gains, dense=dense, shared_a=shared_a)
+        vars(self).update(held)  # no buffers: whoever moves, casts or offloads the base's weight must not do so to these
+
+    @property
+    def may_be_bypassed(self) -> bool:
+        """Whether `beside` may be called in place of the module: nobody has hung a hook on it that brings its weight."""
+        return "forward" not in self.__dict__
+
+    def follow(self, device: torch.device) -> None:
+        """Bring everything to a device, if the model was moved there meanwhile."""
+        anchor = self.dense if self.gains is None else self.gains
+        if anchor is not None and anchor.device != device:
+            held = {name: getattr(self, name) for name in NOTHING}
+            self.hold({name: None if tensor is None else tensor.to(device) for name, tensor in held.items()})
 
     def forward(self, input: Tensor) -> Tensor:  # noqa: A002  (the name that nn.Linear gives it)
+        self.follow(input.device)
         return self.beside(input, self.narrow(input, self.lora_a) if self.lora_a is not None else None)
 
     def beside(self, x: Tensor, hidden: Tensor | None) -> Tensor:

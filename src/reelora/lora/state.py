@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 from reelora.adapters import Adapter
 
@@ -25,14 +25,15 @@ class AdapterState:
     size_bytes: int
     strengths: tuple[Strength, ...]
     """Now, one for the whole batch or one for each sample; 0 is off."""
+    is_pinned: bool
+    """Whether its stacks stay whatever the budget."""
     notes: tuple[str, ...]
 
     @classmethod
-    def of(cls, name: str, adapter: Adapter, *, source: str, notes: tuple[str, ...], strengths: tuple[Strength, ...]) -> Self:
+    def of(cls, name: str, adapter: Adapter, *, strengths: tuple[Strength, ...], **told: Any) -> Self:
         """The facts of an adapter."""
         return cls(
             name=name,
-            source=source,
             roles=adapter.roles,
             num_modules=len(adapter.pairs),
             ranks=adapter.ranks,
@@ -40,7 +41,7 @@ class AdapterState:
             scale_source=adapter.scale_source,
             size_bytes=adapter.size_bytes,
             strengths=strengths,
-            notes=notes,
+            **told,
         )
 
     @property
@@ -48,7 +49,8 @@ class AdapterState:
         """Its cells in the table."""
         numbers = [", ".join(f"{number:g}" for number in column) for column in (self.ranks, self.scales)]
         size = f"{self.size_bytes / 2**20:,.0f} MiB"
-        return self.name, _spoken(self.strengths), str(self.num_modules), *numbers, size, ", ".join(self.roles), self.source
+        name = f"{self.name} (pinned)" if self.is_pinned else self.name
+        return name, _spoken(self.strengths), str(self.num_modules), *numbers, size, ", ".join(self.roles), self.source
 
 
 @dataclass(frozen=True, kw_only=True)
