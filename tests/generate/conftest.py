@@ -42,9 +42,11 @@ def parts(folder):
 
 @pytest.fixture
 def make_adapter():
-    def make(*, seed: int) -> Adapter:
+    def make(*, seed: int, width: int = 32) -> Adapter:
         draw = torch.Generator().manual_seed(seed)
-        pairs = {name: Pair(torch.randn(4, 32, generator=draw), torch.randn(32, 4, generator=draw), 0.5) for name in NAMES}
+        pairs = {
+            name: Pair(torch.randn(4, width, generator=draw), torch.randn(width, 4, generator=draw), 0.5) for name in NAMES
+        }
         return Adapter(pairs=pairs, spec=SPEC, layout="memory", scale_source="the test")
 
     return make

@@ -42,3 +42,40 @@ def test_seeds_count_up_from_one_or_are_given_one_by_one():
     assert GenerateConfig.for_model(POCKET, seed=(9, 9, 1)).seeds(3) == [9, 9, 1]
     with pytest.raises(ConfigError, match="2 seeds for 3 videos"):
         GenerateConfig.for_model(POCKET, seed=[1, 2]).seeds(3)
+
+
+# ---- sampling
+
+
+def test_sat_brings_the_guidance_of_its_own_configs_unless_another_is_asked_for():
+    assert GenerateConfig.for_model(POCKET, sampling="sat").guidance_schedule == "dynamic"
+    assert GenerateConfig.for_model(POCKET, sampling="sat", guidance_schedule="constant").guidance_schedule == "constant"
+    assert GenerateConfig.for_model(POCKET).guidance_schedule == "constant"
+
+
+@pytest.mark.parametrize(
+    ("settings", "what"),
+    [
+        ({"solver": "ddim"}, "solver is 'ddim', which only sampling='sat' has"),
+        ({"guidance_schedule": "dynamic"}, "guidance_schedule is 'dynamic', which only sampling='sat' has"),
+        ({"guidance_exponent": 3}, "guidance_exponent is 3, which only sampling='sat' has"),
+        ({"sampling": "sat", "negative_prompt": "grey"}, "negative_prompt is 'grey', but SAT leads away from zeros"),
+        ({"sampling": "sat", "steps": 1}, "steps is 1, but SAT has schedules of 2 to 999 steps"),
+        ({"sampling": "sat", "steps": 1000}, "steps is 1000, but SAT has schedules of 2 to 999 steps"),
+        ({"sampling": "sat", "num_frames": 1}, "num_frames is 1, but SAT decodes three latent frames or more"),
+        (
+            {"sampling": "sat", "guidance_schedule": "constant", "guidance_exponent": 3},
+            "guidance_exponent is set, but guidance_schedule is 'constant'",
+        ),
+        ({"sampling": "sta"}, "sampling is 'sta'"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused_with_what_to_do(settings, what):
+    with pytest.raises(ConfigError) as caught:
+        GenerateConfig.for_model(POCKET, **settings)
+    assert what in str(caught.value)
+
+
+def test_all_contradictions_are_said_at_once():
+    with pytest.raises(ConfigError, match=r"contradictory: negative_prompt.*; steps is 1"):
+        GenerateConfig.for_model(POCKET, sampling="sat", negative_prompt="grey", steps=1)

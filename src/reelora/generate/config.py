@@ -1,14 +1,15 @@
 """What is asked of a model: size, steps, guidance, seeds."""
 
-from typing import Annotated, Any, Self
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from reelora.catalog import ModelFacts
 from reelora.errors import ConfigError
 from reelora.settings import Settings
 
-__all__ = ["GenerateConfig"]
+__all__ = ["GenerateConfig", "GuidanceSchedule", "Sampling", "Solver"]
 
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -20,6 +21,17 @@ def _as_seeds(value: object) -> object:
 
 Seeds = Annotated[tuple[Seed, ...], BeforeValidator(_as_seeds), Field(min_length=1)]
 """Also from a single number."""
+
+Sampling = Literal["diffusers", "sat"]
+Solver = Literal["dpm", "ddim"]
+GuidanceSchedule = Literal["constant", "dynamic"]
+
+_OF_SAT: Mapping[str, Any] = {"solver": "dpm", "guidance_schedule": "constant", "guidance_exponent": 5}
+"""Settings that only SAT's sampling has, with the values that the other has too."""
+
+_SAT_STEPS = range(2, 1000)
+_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"sat": {"guidance_schedule": "dynamic"}}
+"""What CogVideo's own configs choose, by sampling."""
 
 
 class GenerateConfig(Settings):
@@ -38,6 +50,20 @@ class GenerateConfig(Settings):
     width: Count
     batch_size: Count = 1
     """Videos made at once. More can be faster, and changes the numbers by rounding."""
+    sampling: Sampling = "diffusers"
+    """Whose choices are followed from noise to frames; sat is CogVideo's original code. The others below are for sat alone."""
+    solver: Solver = "dpm"
+    """dpm is SDE-DPM-Solver++(2M), ddim draws no noise on its way."""
+    guidance_schedule: GuidanceSchedule = "constant"
+    """dynamic goes up and down between 1 and 1 + guidance, as CogVideo's own configs do."""
+    guidance_exponent: Annotated[int, Field(ge=1, le=9)] = 5
+    """Of the dynamic schedule: ``exp`` in SAT's configs."""
+
+    @model_validator(mode="after")
+    def _does_not_contradict_itself(self) -> Self:
+        if problems := list(_CHECKS[self.sampling](self)):
+            raise ValueError(f"is contradictory: {'; '.join(problems)}")
+        return self
 
     @classmethod
     def for_model(cls, facts: ModelFacts, **settings: Any) -> Self:
@@ -52,6 +78,7 @@ class GenerateConfig(Settings):
             "num_frames": facts.default_frames,
             "height": facts.default_height,
             "width": facts.default_width,
+            **_DEFAULTS.get(str(settings.get("sampling")), {}),
         }
         config = cls.of(defaults | settings, where="generate")
         config.check(facts)
@@ -63,8 +90,18 @@ class GenerateConfig(Settings):
 
     @property
     def is_guided(self) -> bool:
-        """Whether the negative prompt takes part at all."""
-        return self.guidance > 1
+        """Whether anything is led away from."""
+        return self.guidance > 1 or self.guidance_schedule == "dynamic"
+
+    @property
+    def has_negative_prompt(self) -> bool:
+        """Whether what is led away from is a prompt."""
+        return self.is_guided and self.sampling == "diffusers"
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What a file's metadata repeat."""
+        return self.model_dump(exclude={"seed", "batch_size", *_UNTOLD[self.sampling]})
 
     def seeds(self, count: int) -> list[int]:
         """One seed for each of ``count`` videos; ConfigError where another number of them was given."""
@@ -75,3 +112,28 @@ class GenerateConfig(Settings):
                 f"There are {len(self.seed)} seeds for {count} videos: give one each, or a single one to count up from."
             )
         return list(self.seed)
+
+
+def _diffusers_problems(config: GenerateConfig) -> Iterator[str]:
+    for name, only in _OF_SAT.items():
+        if (value := getattr(config, name)) != only:
+            yield f"{name} is {value!r}, which only sampling='sat' has; set that, or leave {name} out"
+
+
+def _sat_problems(config: GenerateConfig) -> Iterator[str]:
+    if config.negative_prompt:
+        yield f"negative_prompt is {config.negative_prompt!r}, but SAT leads away from zeros; leave it out"
+    if config.steps not in _SAT_STEPS:
+        yield f"steps is {config.steps}, but SAT has schedules of {_SAT_STEPS[0]} to {_SAT_STEPS[-1]} steps"
+    if config.num_frames == 1:
+        yield "num_frames is 1, but SAT decodes three latent frames or more; make 9 frames, or an image by sampling='diffusers'"
+    if config.guidance_schedule == "constant" and config.guidance_exponent != _OF_SAT["guidance_exponent"]:
+        yield "guidance_exponent is set, but guidance_schedule is 'constant'; set 'dynamic', or leave the exponent out"
+
+
+_CHECKS: Mapping[Sampling, Callable[[GenerateConfig], Iterator[str]]] = {
+    "diffusers": _diffusers_problems,
+    "sat": _sat_problems,
+}
+_UNTOLD: Mapping[Sampling, Iterable[str]] = {"diffusers": _OF_SAT, "sat": ["negative_prompt"]}
+"""Settings that have no meaning."""

@@ -1,8 +1,7 @@
 """Loads a model once and makes videos with it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, overload
 
@@ -10,51 +9,57 @@ import torch
 
 from reelora import __version__
 from reelora.catalog import ModelFacts
-from reelora.components import Bundle, fingerprint_of, load_components, needs_tiles
+from reelora.components import Bundle, load_components, needs_tiles
 from reelora.errors import ConfigError
-from reelora.lora import base_fingerprints, base_notes, evaluating, using
+from reelora.lora import base_notes, evaluating
 from reelora.shapes import FramesU8
-from reelora.tensorio import fingerprint, open_tensors
 
+from .base import BaseModel
 from .clip import Clip
-from .config import GenerateConfig
+from .config import GenerateConfig, Sampling
+from .jobs import Job
 from .prompts import PromptBook, TokenStates
-from .sampling import decode, denoise, make_pipeline
+from .sat import sample_as_sat
+from .shelf import Shelf
 from .steps import OnStep, ShouldStop, StepWatch, ignore_step, never_stop
-from .uses import NO_ADAPTERS, Adapters, AdapterUse, resolve
+from .stock import sample_stock
+from .uses import NO_ADAPTERS, Adapters, AdapterUse
 
 __all__ = ["Session"]
 
 _ROLES = ("tokenizer", "text_encoder", "transformer", "vae", "scheduler")
-_TOLD = {"negative_prompt", "steps", "guidance", "num_frames", "height", "width"}
-"""Settings that a file's metadata repeat."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class Job:
-    """One video."""
-
-    prompt: str
-    seed: int
+Sample = Callable[[Bundle, PromptBook, Sequence[Job], GenerateConfig, StepWatch], list[FramesU8]]
+_SAMPLE: Mapping[Sampling, Sample] = {"diffusers": sample_stock, "sat": sample_as_sat}
+"""From the prompts of one batch to its frames."""
 
 
 class Session:
     """A text-to-video model that stays loaded.
 
     Only its configs are read at once; the weights follow with the first video, after what is asked for has been checked.
-    Sampling is CogVideoX's own: DPM-Solver++ with trailing timesteps, constant guidance. Noise is drawn on the CPU, so that
-    a seed means the same on every device.
+    What is read is what ``load_components`` takes: a diffusers folder, a hub id, or a SAT checkpoint with its YAMLs as
+    ``sat_config``; ``paths`` says by role what comes from elsewhere.
 
-    Raises ConfigError at once for a model that does not make videos out of text alone.
+    Sampling is CogVideoX's own in diffusers: DPM-Solver++ with trailing timesteps, constant guidance; or, with
+    ``sampling="sat"``, that of the original code. Noise is drawn on the CPU, so that a seed means the same on every device.
+    Adapters that were used lately stay read and stacked, so that using them again costs nothing.
+
+    Raises ConfigError at once for a model that does not make videos out of text alone, and what ``load_components`` raises.
     """
 
     def __init__(
-        self, path_or_id: str | Path, *, dtype: torch.dtype | None = None, device: torch.device | str | None = None
+        self,
+        path_or_id: str | Path | None,
+        *,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        sat_config: str | Path | Sequence[str | Path] | None = None,
+        paths: Mapping[str, str | Path] | None = None,
     ) -> None:
-        def load() -> Bundle:
-            return load_components(path_or_id, roles=_ROLES, dtype=dtype, device=device)
-
-        self._setup(load_components(path_or_id, roles=[]).facts, load, prompt_states={})
+        load = partial(load_components, path_or_id, sat_config=sat_config, paths=paths)
+        facts = load(roles=[]).facts
+        self._setup(facts, partial(load, roles=_ROLES, dtype=dtype, device=device), prompt_states={})
 
     @classmethod
     def of(cls, parts: Bundle, *, prompt_states: Mapping[str, TokenStates] | None = None) -> Self:
@@ -71,24 +76,24 @@ class Session:
         self.facts = facts
         self._load = load
         self._prompts = PromptBook(prompt_states)
+        self._shelf = Shelf()
+        self._known_base: BaseModel | None = None
 
     @cached_property
     def parts(self) -> Bundle:
         """The loaded model."""
         return self._load()
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
-        """Hash of the base transformer, for the metadata of files; as adapters note it of the base they were trained on."""
-        source = next(part.source for part in self.parts.report.parts if part.role == "transformer")
-        if source.is_relative_to(self.parts.root):
-            return fingerprint_of(self.parts.root, "transformer")
-        return fingerprint(open_tensors(source))
+        """Hash of the base transformer, for the metadata of files."""
+        return self._base.fingerprint
 
-    @cached_property
-    def _bases(self) -> Mapping[str, str]:
-        """What adapters store of the base they were trained on."""
-        return base_fingerprints(self.parts.transformer)
+    @property
+    def _base(self) -> BaseModel:
+        if self._known_base is None or not self._known_base.is_of(self.parts.report):
+            self._known_base = BaseModel(self.parts)
+        return self._known_base
 
     def config(self, **settings: Any) -> GenerateConfig:
         """The model's defaults with these settings over them; see GenerateConfig for their names."""
@@ -124,9 +129,10 @@ class Session:
         """Make the video of a prompt, or a list with one for each prompt.
 
         ``settings`` are fields of GenerateConfig over the model's defaults: seed, steps, guidance, negative_prompt,
-        num_frames, height, width, batch_size. ``adapters`` maps a path to a strength (1.0: as trained), or a name to an
-        ``(adapter, strength)``; they act for this call, and the model is exactly as before afterwards, whatever happened.
-        An adapter of other base weights is noted on the clip; with ``strict_base`` it is refused.
+        num_frames, height, width, batch_size, sampling and what belongs to it. ``adapters`` maps a path to a strength
+        (1.0: as trained), or a name to an ``(adapter, strength)``; they act for this call, and the model is exactly as before
+        afterwards, whatever happened. An adapter of other base weights is noted on the clip; with ``strict_base`` it is
+        refused.
 
         Raises ConfigError for settings that cannot be, before anything is loaded; what reading or applying an adapter
         raises; StoppedError when ``should_stop`` says so (to keep what is finished by then, use ``stream``). A device that
@@ -154,11 +160,11 @@ class Session:
         jobs = [Job(prompt=prompt, seed=seed) for prompt, seed in zip(prompts, config.seeds(len(prompts)), strict=True)]
         batches = [jobs[start : start + config.batch_size] for start in range(0, len(jobs), config.batch_size)]
         watch = StepWatch(total=config.steps * len(batches), on_step=on_step, should_stop=should_stop)
-        uses = resolve(adapters)
+        uses = self._shelf.resolve(adapters)
         notes = [
             note
             for use in uses
-            for note in base_notes(use.adapter, lambda: self._bases, name=use.name, strict_base=strict_base)
+            for note in base_notes(use.adapter, lambda: self._base.fingerprints, name=use.name, strict_base=strict_base)
         ]
         return (clip for batch in batches for clip in self._run(batch, config, uses, watch, tuple(notes)))
 
@@ -168,32 +174,24 @@ class Session:
         """One batch, from prompts to clips."""
         watch.check()
         transformer, vae = self.parts.transformer, self.parts.vae
-        applied = [(use.adapter, use.strength) for use in uses]
-        with torch.no_grad(), evaluating(transformer, vae), using(transformer, applied):
-            videos = self._sample(jobs, config, watch)
+        with torch.no_grad(), evaluating(transformer, vae), self._shelf.using(transformer, uses):
+            videos = _SAMPLE[config.sampling](self.parts, self._prompts, jobs, config, watch)
         return [
             Clip(
                 frames=frames,
                 fps=self.facts.fps,
                 metadata=self._describe(job, config, uses, batch_size=len(jobs)),
-                notes=(*notes, *self._notes(job, config)),
+                notes=(*notes, *self._notes(job, config), *_frame_notes(frames, config)),
             )
             for job, frames in zip(jobs, videos, strict=True)
         ]
 
-    def _sample(self, jobs: list[Job], config: GenerateConfig, watch: StepWatch) -> list[FramesU8]:
-        pipeline = make_pipeline(self.parts)
-        states = self._prompts.states(self.parts, [job.prompt for job in jobs])
-        negative = self._prompts.states(self.parts, [config.negative_prompt] * len(jobs)) if config.is_guided else None
-        latents = denoise(pipeline, states, negative, [job.seed for job in jobs], config, watch)
-        padding = self.facts.padded_latent_frames(config.num_frames) - self.facts.latent_frames(config.num_frames)
-        return decode(pipeline, latents, config, padding=padding)
-
     def _is_tiled(self, config: GenerateConfig) -> bool:
-        return needs_tiles(self.parts.vae, num_frames=config.num_frames, height=config.height, width=config.width)
+        size = {"num_frames": config.num_frames, "height": config.height, "width": config.width}
+        return config.sampling == "diffusers" and needs_tiles(self.parts.vae, **size)
 
     def _notes(self, job: Job, config: GenerateConfig) -> tuple[str, ...]:
-        texts = {"prompt": job.prompt} | ({"negative prompt": config.negative_prompt} if config.is_guided else {})
+        texts = {"prompt": job.prompt} | ({"negative prompt": config.negative_prompt} if config.has_negative_prompt else {})
         return tuple(
             f"{what} too long: {note}" for what, text in texts.items() for note in self._prompts.notes(self.parts, text)
         )
@@ -201,7 +199,7 @@ class Session:
     def _describe(self, job: Job, config: GenerateConfig, uses: Sequence[AdapterUse], *, batch_size: int) -> dict[str, Any]:
         """What is needed to make the same video again, and nothing that changes from run to run."""
         return {
-            **config.model_dump(include=_TOLD),
+            **config.told,
             **({"vae_tiling": True} if self._is_tiled(config) else {}),
             "prompt": job.prompt,
             "seed": job.seed,
@@ -211,3 +209,9 @@ class Session:
             "adapters": [use.description for use in uses],
             "reelora": __version__,
         }
+
+
+def _frame_notes(frames: FramesU8, config: GenerateConfig) -> list[str]:
+    """SAT's decoder of CogVideoX 1.5 makes four frames of every latent one, also of the first."""
+    told = f"SAT's decoder makes {len(frames)} frames of the {config.num_frames} that were asked for"
+    return [] if len(frames) == config.num_frames else [told]

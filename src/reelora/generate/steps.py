@@ -41,10 +41,14 @@ class StepWatch:
         if self.should_stop():
             raise StoppedError(f"Stopped on request after {self.done} of {self.total} steps.")
 
-    def after_step(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
-        """As a diffusers ``callback_on_step_end``."""
+    def after_step(self) -> None:
+        """Count one step, and tell of it; StoppedError if that is wanted and it was not the last one."""
         self.done += 1
         self.on_step(self.done, self.total)
         if self.done < self.total:
             self.check()
+
+    def after_pipeline_step(self, pipeline: Any, index: int, timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        """The same as a diffusers ``callback_on_step_end``."""
+        self.after_step()
         return tensors

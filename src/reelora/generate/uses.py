@@ -1,16 +1,16 @@
 """Which adapters act on a video, and how strongly."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from reelora.adapters import Adapter, content_hash, read_adapter
+from reelora.adapters import Adapter, content_hash
 from reelora.errors import ConfigError
 
-__all__ = ["NO_ADAPTERS", "AdapterUse", "Adapters", "resolve"]
+__all__ = ["NO_ADAPTERS", "AdapterUse", "Adapters", "HeldAdapter", "strength_of"]
 
 Strength = float | tuple[Adapter, float]
 Adapters = Mapping[str, Strength] | Mapping[Path, Strength] | Mapping[str | Path, Strength]
@@ -19,40 +19,46 @@ Adapters = Mapping[str, Strength] | Mapping[Path, Strength] | Mapping[str | Path
 NO_ADAPTERS: Adapters = MappingProxyType({})
 
 
+@dataclass(frozen=True, eq=False)
+class HeldAdapter:
+    """An adapter, and what it takes long to find out about it."""
+
+    adapter: Adapter
+
+    @cached_property
+    def content_hash(self) -> str:
+        """The one that ``reelora inspect`` shows."""
+        return content_hash(self.adapter)
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdapterUse:
     """One adapter at one strength."""
 
     name: str
-    adapter: Adapter
+    held: HeldAdapter
     strength: float
 
-    @cached_property
+    @property
+    def adapter(self) -> Adapter:
+        return self.held.adapter
+
+    @property
     def description(self) -> dict[str, Any]:
-        """For a file's metadata; the hash is the one that ``reelora inspect`` shows."""
+        """For a file's metadata."""
         scales = sorted({pair.scale for pair in self.adapter.pairs.values() if pair.scale is not None})
-        told = {"name": self.name, "content_hash": content_hash(self.adapter)}
+        told = {"name": self.name, "content_hash": self.held.content_hash}
         return {**told, "scales": scales, "strength": self.strength}
 
 
-def resolve(adapters: Adapters) -> Sequence[AdapterUse]:
-    """Read what is named by path. Raises ConfigError for what is no strength, UnknownScaleError, and what reading raises."""
-    uses = list(_resolve(adapters))
-    for use in uses:
-        use.adapter.check_scale()
-    return uses
-
-
-def _resolve(adapters: Adapters) -> Iterator[AdapterUse]:
-    for key, value in adapters.items():
-        match value:
-            case bool():
-                raise ConfigError(f"{key}: its strength is {value}; it has to be a number (1.0: as trained, 0: off).")
-            case float() | int():
-                yield AdapterUse(
-                    name=Path(key).name.removesuffix(".safetensors"), adapter=read_adapter(key), strength=float(value)
-                )
-            case (Adapter() as adapter, (float() | int()) as strength):
-                yield AdapterUse(name=str(key), adapter=adapter, strength=float(strength))
-            case _:
-                raise ConfigError(f"{key}: give {{path: strength}} or {{name: (adapter, strength)}}, not {value!r}.")
+def strength_of(key: str | Path, value: object) -> tuple[Adapter | None, float]:
+    """The adapter in memory, if it is none to be read, and its strength. Raises ConfigError for what is no strength."""
+    match value:
+        case bool():
+            raise ConfigError(f"{key}: its strength is {value}; it has to be a number (1.0: as trained, 0: off).")
+        case float() | int():
+            return None, float(value)
+        case (Adapter() as adapter, (float() | int()) as strength):
+            return adapter, float(strength)
+        case _:
+            raise ConfigError(f"{key}: give {{path: strength}} or {{name: (adapter, strength)}}, not {value!r}.")

@@ -8,18 +8,30 @@ import torch
 from torch import nn
 
 from reelora.components import Bundle, tiled
-from reelora.errors import ConfigError
-from reelora.shapes import FramesU8, Latents, PromptStates
+from reelora.shapes import FramesU8, Latents
 
 from .config import GenerateConfig
+from .frames import to_frames
+from .jobs import Job
+from .prompts import PromptBook
 from .steps import StepWatch
 
-__all__ = ["decode", "denoise", "make_pipeline"]
+__all__ = ["sample_stock"]
 
 _HOOKS = "_diffusers_hook"
 
 
-def make_pipeline(parts: Bundle) -> Any:
+def sample_stock(
+    parts: Bundle, prompts: PromptBook, jobs: Sequence[Job], config: GenerateConfig, watch: StepWatch
+) -> list[FramesU8]:
+    """The videos of one batch, by the scheduler and the guidance of CogVideoX's pipeline."""
+    pipeline = _make_pipeline(parts)
+    latents = _denoise(pipeline, parts, prompts, jobs, config, watch)
+    padding = parts.facts.padded_latent_frames(config.num_frames) - parts.facts.latent_frames(config.num_frames)
+    return _decode(pipeline, latents, config, padding=padding)
+
+
+def _make_pipeline(parts: Bundle) -> Any:
     """CogVideoX's pipeline without its text half, around a scheduler of its own.
 
     Timesteps are trailing, as in CogVideo's own inference: the other spacings never visit the last timestep, where a
@@ -34,27 +46,23 @@ def make_pipeline(parts: Bundle) -> Any:
     return pipeline
 
 
-def denoise(
-    pipeline: Any,
-    states: PromptStates,
-    negative_states: PromptStates | None,
-    seeds: Sequence[int],
-    config: GenerateConfig,
-    watch: StepWatch,
+def _denoise(
+    pipeline: Any, parts: Bundle, prompts: PromptBook, jobs: Sequence[Job], config: GenerateConfig, watch: StepWatch
 ) -> Latents:
     """All steps of one batch. Noise is drawn on the CPU, one generator per video: device and company do not matter."""
+    negative = prompts.states(parts, [config.negative_prompt] * len(jobs)) if config.has_negative_prompt else None
     with _no_hooks_left(pipeline.transformer):
         return pipeline(
-            prompt_embeds=states,
-            negative_prompt_embeds=negative_states,
+            prompt_embeds=prompts.states(parts, [job.prompt for job in jobs]),
+            negative_prompt_embeds=negative,
             num_frames=config.num_frames,
             height=config.height,
             width=config.width,
             num_inference_steps=config.steps,
             guidance_scale=config.guidance,
-            generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
+            generator=[torch.Generator("cpu").manual_seed(job.seed) for job in jobs],
             output_type="latent",
-            callback_on_step_end=watch.after_step,
+            callback_on_step_end=watch.after_pipeline_step,
         ).frames
 
 
@@ -69,23 +77,12 @@ def _no_hooks_left(transformer: nn.Module) -> Iterator[None]:
             vars(transformer).pop(_HOOKS, None)
 
 
-def decode(pipeline: Any, latents: Latents, config: GenerateConfig, *, padding: int) -> list[FramesU8]:
+def _decode(pipeline: Any, latents: Latents, config: GenerateConfig, *, padding: int) -> list[FramesU8]:
     """Frames of each video, decoded in the VAE's precision, one video at a time so that memory does not grow with the batch.
 
-    ``padding`` latent frames in front fill the first group of CogVideoX 1.5 and are no part of the video. Raises
-    ConfigError for a video that became NaN or infinite: it would be shown as black or noise.
+    ``padding`` latent frames in front fill the first group of CogVideoX 1.5 and are no part of the video.
     """
     vae = pipeline.vae
     with tiled(vae, num_frames=config.num_frames, height=config.height, width=config.width):
-        return [_decode_one(pipeline, latent[None, padding:].to(vae.dtype), latents.dtype) for latent in latents]
-
-
-def _decode_one(pipeline: Any, latent: Latents, sampled_in: torch.dtype) -> FramesU8:
-    video = pipeline.decode_latents(latent)
-    if not torch.isfinite(video).all():
-        raise ConfigError(
-            f"A video became NaN or infinite (sampled in {sampled_in}, decoded in {latent.dtype}). Use "
-            "dtype=torch.bfloat16 or torch.float32, lower strengths, or less guidance."
-        )
-    pictures = pipeline.video_processor.postprocess_video(video, output_type="np")[0]
-    return torch.from_numpy((pictures * 255).round().astype("uint8"))
+        videos = (pipeline.decode_latents(latent[None, padding:].to(vae.dtype)) for latent in latents)
+        return [to_frames(video, sampled_in=latents.dtype) for video in videos]
