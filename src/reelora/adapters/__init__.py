@@ -7,9 +7,9 @@ from .base import BASE_SHAPES, BASE_VALUES, base_of, compared_with_base, fingerp
 from .compare import largest_difference, relative_difference
 from .pair import FactorA, FactorB, Magnitude, Pair, Update
 from .producers import PRODUCERS, Producer
-from .read import read_adapter
+from .read import adapter_of, read_adapter
 from .report import ModuleReport, advice_on, check_fits, content_hash, facts_of, report_modules
-from .source import open_source
+from .source import Source, open_source
 from .spec import ATTENTION_TARGETS, LoraSpec
 from .write import PROOFS, WRITTEN, Written, write_adapter, write_with_report
 
@@ -32,8 +32,10 @@ __all__ = [
     "ModuleReport",
     "Pair",
     "Producer",
+    "Source",
     "Update",
     "Written",
+    "adapter_of",
     "advice_on",
     "base_of",
     "by_role",

@@ -98,16 +98,30 @@ class ModelFacts:
         group = self.patch_size_t or 1
         return -(-self.latent_frames(num_frames) // group) * group
 
-    def check_text_to_video(self) -> None:
-        """Raise ConfigError for a model that does not make videos out of text alone, and name one that does."""
+    @property
+    def needs_image(self) -> bool:
+        """Whether half of its channels are for the latents of a conditioning image."""
+        return self.in_channels == 2 * self.latent_channels
+
+    def check_trainable(self) -> None:
+        """Raise ConfigError for a model that is not of CogVideoX, or whose transformer and VAE do not belong together."""
         if self.model_class != "CogVideoXTransformer3DModel":
             raise ConfigError(f"{self.name} makes still images; use a text-to-video model, such as zai-org/CogVideoX-2b.")
-        channels = f"{self.name} takes {self.in_channels} channels, its latents have {self.latent_channels}"
-        if self.in_channels == 2 * self.latent_channels:
+        if self.in_channels != self.latent_channels and not self.needs_image:
+            raise ConfigError(f"{self._channels}: transformer and VAE are not of one model. Take both from the same folder.")
+
+    def check_text_to_video(self) -> None:
+        """Raise ConfigError for a model that does not make videos out of text alone, and name one that does."""
+        self.check_trainable()
+        if self.needs_image:
             sister = self.text_to_video or "its text-to-video sister"
-            raise ConfigError(f"{channels}: the others are for a conditioning image, which there is none of. Use {sister}.")
-        if self.in_channels != self.latent_channels:
-            raise ConfigError(f"{channels}: transformer and VAE are not of one model. Take both from the same folder.")
+            raise ConfigError(
+                f"{self._channels}: the others are for a conditioning image, which there is none of. Use {sister}."
+            )
+
+    @property
+    def _channels(self) -> str:
+        return f"{self.name} takes {self.in_channels} channels, its latents have {self.latent_channels}"
 
     def check_video(self, *, num_frames: int, height: int, width: int) -> None:
         """Raise ConfigError that names every wrong number and the nearest that the model can do."""

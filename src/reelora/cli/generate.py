@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from .options import Device, Model
+from .options import Device, Model, RolePaths, SatConfig, read_role_paths
 
 __all__ = ["generate"]
 
@@ -16,6 +16,8 @@ def generate(
         Path, typer.Option("--output", "-o", help="FILE.mp4, .gif, or .png for frames; several videos are numbered.")
     ] = Path("video.mp4"),
     model: Model = None,
+    sat_config: SatConfig = None,
+    path: RolePaths = None,
     adapter: Annotated[
         list[str] | None,
         typer.Option(
@@ -35,6 +37,18 @@ def generate(
     height: Annotated[int | None, typer.Option("--height", help="Pixels.", show_default="the model's")] = None,
     width: Annotated[int | None, typer.Option("--width", help="Pixels.", show_default="the model's")] = None,
     batch_size: Annotated[int | None, typer.Option("--batch-size", help="Videos made at once.")] = None,
+    sampling: Annotated[
+        str | None,
+        typer.Option("--sampling", help="diffusers, or sat: as CogVideo's original code.", show_default="diffusers"),
+    ] = None,
+    solver: Annotated[str | None, typer.Option("--solver", help="With sat: dpm or ddim.", show_default="dpm")] = None,
+    guidance_schedule: Annotated[
+        str | None,
+        typer.Option("--guidance-schedule", help="With sat: constant or dynamic.", show_default="dynamic with sat"),
+    ] = None,
+    guidance_exponent: Annotated[
+        int | None, typer.Option("--guidance-exponent", help="Of the dynamic schedule.", show_default="5")
+    ] = None,
     device: Device = None,
     precision: Annotated[str, typer.Option("--precision", help="auto, bf16, fp16 or fp32.")] = "auto",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")] = False,
@@ -56,12 +70,18 @@ def generate(
         "height": height,
         "width": width,
         "batch_size": batch_size,
+        "sampling": sampling,
+        "solver": solver,
+        "guidance_schedule": guidance_schedule,
+        "guidance_exponent": guidance_exponent,
     }
     with Terminal() as terminal:
         files = recipes.generate(
-            model or recipes.POCKET,
+            model or (None if sat_config else recipes.POCKET),
             prompts,
             output,
+            sat_config=sat_config or None,
+            paths=read_role_paths(path) or None,
             adapters=recipes.read_adapters(adapter or []),
             device=device or "auto",
             precision=recipes.check_precision(precision),

@@ -1,68 +1,93 @@
 """A model's parts by role: loaded as asked, handed out, released."""
 
 import gc
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
-from reelora.catalog import ModelFacts, facts_for
+from reelora.adapters import Adapter
+from reelora.catalog import ModelFacts
 from reelora.errors import ComponentError, ConfigError
-from reelora.tensorio import read_json
 
-from .folder import Source, locate, open_folder, read_index
-from .report import LoadReport, PartReport, report_part
+from .folder import open_folder
+from .origin import Dtypes, FolderOrigin, Loaded, Origin
+from .report import LoadReport
 from .roles import PIPELINES, ROLES, check_roles
-from .weights import load_network
+from .sat import is_sat, open_origin
 
 if TYPE_CHECKING:
     from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 
-__all__ = ["Bundle", "load_components"]
+__all__ = ["Bundle", "load_components", "open_origin_of"]
+
+_HOOK = "_hf_hook"
 
 
 def load_components(
-    path_or_id: str | Path,
+    path_or_id: str | Path | None,
     *,
     roles: Sequence[str] | None = None,
     dtype: torch.dtype | Mapping[str, torch.dtype] | None = None,
     device: torch.device | str | None = None,
+    sat_config: str | Path | Sequence[str | Path] | None = None,
     paths: Mapping[str, str | Path] | None = None,
 ) -> "Bundle":
-    """Load the asked roles of a model from a diffusers folder or a hub id; nothing else is loaded or checked.
+    """Load the asked roles of a model from a diffusers folder, a hub id or a SAT checkpoint; nothing else is loaded or checked.
 
     Networks come frozen, in evaluation mode and in their stored dtype, or in ``dtype`` (one for all, or one by role).
     Their weights stay views of the mapped file unless a cast or another device needs a copy. ``paths`` overrides where a
     role comes from: a model folder, the role's own folder, or a safetensors file beside the model's config.
 
+    A SAT checkpoint (the folder that holds ``latest``, or a bare torch file) is described by its YAML files, ``sat_config``, of
+    which the later ones win; without a path it is the one that they name. Its transformer computes what SAT computes: with the
+    epsilon of SAT's last norm, with stored position tables, and with the checkpoint's LoRA active, which is also ``adapter``.
+
     Raises ComponentError that names all roles that are missing or of a wrong class, before any is loaded, or that do
-    not fit their weights; ConfigError for unknown roles; FileFormatError for bad files; OSError for missing ones.
+    not fit their weights; ConfigError for unknown roles and for settings of a YAML that cannot be followed, with their lines;
+    AdapterError for a LoRA that contradicts the YAML; FileFormatError for bad files; OSError for missing ones.
     """
-    roles = None if roles is None else [roles] if isinstance(roles, str) else list(roles)
-    dtypes: dict[str, torch.dtype | None] = dict(dtype) if isinstance(dtype, Mapping) else dict.fromkeys(ROLES, dtype)
-    overrides = {role: Path(path).expanduser() for role, path in (paths or {}).items()}
-    check_roles([*(roles or ()), *dtypes, *overrides])
+    dtypes: Dtypes = dict(dtype) if isinstance(dtype, Mapping) else dict.fromkeys(ROLES, dtype)
+    check_roles(dtypes)
     _check_dtypes(dtypes)
+    asked = _listed(roles)
+    origin = open_origin_of(path_or_id, roles=asked, sat_config=sat_config, paths=paths)
+    return Bundle(origin, asked, dtypes=dtypes, device=torch.device(device or "cpu"))
+
+
+def open_origin_of(
+    path_or_id: str | Path | None,
+    *,
+    roles: Sequence[str] | None,
+    sat_config: str | Path | Sequence[str | Path] | None,
+    paths: Mapping[str, str | Path] | None,
+) -> Origin:
+    """Where a model comes from: a SAT checkpoint if YAML or files say so, else a folder or hub id in diffusers' layout."""
+    overrides = {role: Path(path).expanduser() for role, path in (paths or {}).items()}
+    check_roles([*(roles or ()), *overrides])
+    if sat_config is not None or path_or_id is None or is_sat(path_or_id):
+        return open_origin(path_or_id, _listed(sat_config), overrides)
     root = open_folder(path_or_id, None if roles is None else set(roles) - set(overrides))
-    sources = _locate_all(root, _asked(root, roles, overrides), overrides)
-    place = torch.device(device or "cpu")
-    loaded = {source.role: _load(source, dtype=dtypes.get(source.role), device=place) for source in sources}
-    parts = {role: part for role, (part, _) in loaded.items()}
-    return Bundle(root, parts, LoadReport(tuple(report for _, report in loaded.values())), overrides)
+    return FolderOrigin(root=root, overrides=overrides)
 
 
 class Bundle:
     """The parts of one model by role. A role that was not asked for, or was released, answers with an error."""
 
-    def __init__(self, root: Path, parts: dict[str, Any], report: LoadReport, overrides: Mapping[str, Path]) -> None:
-        self.root = root
-        self.report = report
-        self._parts = parts
-        self._overrides = dict(overrides)
+    def __init__(self, origin: Origin, roles: Sequence[str] | None, *, dtypes: Dtypes, device: torch.device) -> None:
+        self._origin = origin
+        self._dtypes = dtypes
+        self._device = device
         self._released: set[str] = set()
+        self._take(origin.load(roles, dtypes=dtypes, device=device))
+
+    @property
+    def root(self) -> Path:
+        """The model's folder, or the SAT checkpoint."""
+        return self._origin.root
 
     @property
     def roles(self) -> tuple[str, ...]:
@@ -96,22 +121,23 @@ class Bundle:
     @property
     def denoiser(self) -> str:
         """The role that denoises, ``transformer`` or ``unet``, loaded or not."""
-        has_unet = "unet" in self._parts or "unet" in self._overrides or (self.root / "unet").is_dir()
-        return "unet" if has_unet else "transformer"
+        return "unet" if "unet" in self._parts else self._origin.denoiser
+
+    @property
+    def adapter(self) -> Adapter | None:
+        """The LoRA of a SAT checkpoint, which acts on the transformer until `reelora.detach`; None where there is none."""
+        return self._adapter
 
     @cached_property
     def facts(self) -> ModelFacts:
         """What the catalog knows of this model; read from configs alone, whichever roles are loaded."""
-        config = self._config(self.denoiser)
-        if config is None:
-            raise ComponentError(f"{self.root} has no {self.denoiser}/config.json, which says what the model is.")
-        return facts_for(config, self._config("vae"))
+        return self._origin.facts(self._parts)
 
     def pipeline(self) -> "DiffusionPipeline":
         """The stock diffusers pipeline around these parts. Raises ComponentError for parts that it lacks."""
         import diffusers
 
-        name = read_index(self.root).get("_class_name")
+        name = self._origin.pipeline_class
         if name not in PIPELINES:
             raise ComponentError(
                 f"{self.root} is of pipeline class {name}; what can be run is {' or '.join(sorted(PIPELINES))}."
@@ -121,6 +147,26 @@ class Bundle:
             raise ComponentError(f"{name} needs {', '.join(lacking)}: {self._why_absent(lacking[0])}")
         return getattr(diffusers, name)(**{role: self._parts[role] for role in needed})
 
+    def load_weights(self, path: str | Path) -> None:
+        """Take the weights of another SAT checkpoint of this architecture, as strictly as the first time.
+
+        The parts stay the same objects, so that pipelines around them have the new weights; a LoRA is that of the new
+        checkpoint. On any error nothing has changed. Raises what ``load_components`` raises, and ComponentError for a model in
+        diffusers' layout and for parts that are offloaded.
+        """
+        origin = self._origin.moved(Path(path).expanduser())
+        networks = {role: part for role, part in self._parts.items() if isinstance(part, nn.Module)}
+        if hooked := [role for role, part in networks.items() if any(_HOOK in vars(module) for module in part.modules())]:
+            raise ComponentError(f"{', '.join(hooked)}: offloaded by a pipeline; load the weights before that is enabled.")
+        loaded = origin.load(list(networks), dtypes=self._dtypes, device=self._device)
+        for role, part in networks.items():
+            # Everything a module is stands in its dict: the object that others hold becomes the new network at once.
+            vars(part).clear()
+            vars(part).update(vars(loaded.parts[role]))
+        self._origin, self._adapter = origin, loaded.adapter
+        others = [part for part in self.report.parts if part.role not in loaded.parts]
+        self.report = LoadReport((*others, *loaded.reports), loaded.notes)
+
     def joined(self, other: "Bundle") -> "Bundle":
         """A bundle of the parts of both, which are shared and not copied.
 
@@ -128,8 +174,17 @@ class Bundle:
         """
         if self.root != other.root or set(self._parts) & set(other._parts):
             raise ConfigError(f"{self!r} and {other!r} do not make one model: they must share a folder, and no role.")
-        report = LoadReport((*self.report.parts, *other.report.parts))
-        return Bundle(self.root, {**self._parts, **other._parts}, report, {**self._overrides, **other._overrides})
+        both = Bundle(self._origin, [], dtypes={**self._dtypes, **other._dtypes}, device=self._device)
+        reports, notes = (*self.report.parts, *other.report.parts), (*self.report.notes, *other.report.notes)
+        both._take(
+            Loaded(
+                parts={**self._parts, **other._parts},
+                reports=reports,
+                adapter=self._adapter or other._adapter,
+                notes=tuple(dict.fromkeys(notes)),
+            )
+        )
+        return both
 
     def release(self, *roles: str) -> None:
         """Let go of parts and give their memory back; what is not here is no error.
@@ -157,71 +212,17 @@ class Bundle:
             return f"The {role} of {self.root} was released; load it again with load_components(..., roles=[{role!r}])."
         return f"The {role} of {self.root} was not loaded; ask for it with load_components(..., roles=[{role!r}, ...])."
 
-    def _config(self, role: str) -> Mapping[str, Any] | None:
-        """A role's config: of the part if it is here, else from its file if there is one."""
-        if role in self._parts:
-            return dict(self._parts[role].config)
-        folders = (self._overrides.get(role), self._overrides.get(role, self.root) / role, self.root / role)
-        files = (folder / "config.json" for folder in folders if folder)
-        return next((read_json(file) for file in files if file.is_file()), None)
+    def _take(self, loaded: Loaded) -> None:
+        self._parts = dict(loaded.parts)
+        self._adapter = loaded.adapter
+        self.report = LoadReport(loaded.reports, loaded.notes)
+
+
+def _listed(values: Any) -> list[Any] | None:
+    """One value or several as a list; None stays."""
+    return None if values is None else [values] if isinstance(values, str | Path) else list(values)
 
 
 def _check_dtypes(dtypes: Mapping[str, torch.dtype | None]) -> None:
     if wrong := [f"{role}: {dtype}" for role, dtype in dtypes.items() if dtype is not None and not dtype.is_floating_point]:
         raise ConfigError(f"Weights can only be loaded in a floating dtype, such as torch.bfloat16; not {', '.join(wrong)}.")
-
-
-def _asked(root: Path, roles: Sequence[str] | None, overrides: Mapping[str, Path]) -> list[str]:
-    """The asked roles in the order of loading; all that the folder names and we know, where none are."""
-    if roles is not None:
-        return [role for role in ROLES if role in roles]
-    index = read_index(root)
-    return [role for role in ROLES if index.get(role, [None, None]) != [None, None] or role in overrides]
-
-
-def _locate_all(root: Path, roles: Sequence[str], overrides: Mapping[str, Path]) -> list[Source]:
-    """Find every role before the first is loaded, so that all that is wrong is said at once."""
-    sources, problems = [], []
-    for role in roles:
-        try:
-            sources.append(locate(root, role, overrides.get(role)))
-        except ComponentError as error:
-            problems.append(str(error))
-    if problems:
-        raise ComponentError("\n".join(dict.fromkeys(problems)))
-    return sources
-
-
-def _load(source: Source, *, dtype: torch.dtype | None, device: torch.device) -> tuple[Any, PartReport]:
-    started = time.perf_counter()
-    load = _LOADERS.get(source.role)
-    part = load(source) if load else load_network(source, dtype=dtype, device=device)
-    seconds = time.perf_counter() - started
-    return part, report_part(part, role=source.role, source=source.weights or source.folder, seconds=seconds)
-
-
-def _load_tokenizer(source: Source) -> Any:
-    import transformers
-
-    try:
-        return getattr(transformers, source.class_name).from_pretrained(source.folder, local_files_only=True)
-    except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ComponentError(f"tokenizer: {source.folder} makes no {source.class_name}: {error}") from error
-
-
-def _load_scheduler(source: Source) -> Any:
-    """The scheduler of the folder; for CogVideoX always the DPM one, which trains and samples alike.
-
-    The published 2B names the DDIM scheduler, whose config has the same values: they describe the noise, not the solver.
-    """
-    import diffusers
-
-    name = _SAME_NOISE.get(source.class_name, source.class_name)
-    try:
-        return getattr(diffusers, name).from_config(dict(source.config))
-    except (ValueError, TypeError, NotImplementedError) as error:
-        raise ComponentError(f"scheduler: {source.folder} makes no {name}: {error}") from error
-
-
-_SAME_NOISE = {"CogVideoXDDIMScheduler": "CogVideoXDPMScheduler"}
-_LOADERS: Mapping[str, Callable[[Source], Any]] = {"tokenizer": _load_tokenizer, "scheduler": _load_scheduler}

@@ -13,7 +13,16 @@ from reelora.shapes import FramesU8, Latents, PromptStates, Video
 from .bundle import Bundle
 from .tiling import tiled
 
-__all__ = ["EncodedPrompts", "LatentPosterior", "LongPrompt", "encode_prompts", "encode_video", "long_prompts", "to_video"]
+__all__ = [
+    "EncodedPrompts",
+    "LatentPosterior",
+    "LongPrompt",
+    "encode_image",
+    "encode_prompts",
+    "encode_video",
+    "long_prompts",
+    "to_video",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +85,18 @@ def encode_video(parts: Bundle, video: Video) -> LatentPosterior:
     ``invert_scale_latents`` (CogVideoX 1.5) concerns the latents of a conditioning image, not those of the clip, which
     are always multiplied. Raises ConfigError for a number of frames that makes no whole latents. Needs the role vae.
     """
-    vae = parts.vae
-    num_frames, height, width = video.shape[2:]
-    parts.facts.latent_frames(num_frames)
-    with tiled(vae, num_frames=num_frames, height=height, width=width):
-        posterior = vae.encode(video.to(vae.device, vae.dtype)).latent_dist
-    # In float32: rounding the product to bfloat16 would add a second error to that of the VAE.
-    mean, std = (
-        rearrange(moment.float() * vae.config.scaling_factor, "b c f h w -> b f c h w")
-        for moment in (posterior.mean, posterior.std)
-    )
-    return LatentPosterior(mean=mean.contiguous(), std=std.contiguous())
+    return _posterior(parts, video, scale=parts.vae.config.scaling_factor)
+
+
+@torch.no_grad()
+def encode_image(parts: Bundle, image: Video) -> LatentPosterior:
+    """Posterior of the latents of pictures in [-1, 1] (clips of one frame) as an image-to-video model is shown them.
+
+    They are multiplied by the VAE's scaling factor, or divided by it where ``invert_scale_latents`` says so (CogVideoX 1.5),
+    as in the stock CogVideoXImageToVideoPipeline. Needs the role vae.
+    """
+    factor = parts.vae.config.scaling_factor
+    return _posterior(parts, image, scale=1 / factor if parts.facts.invert_scale_latents else factor)
 
 
 def to_video(clips: Sequence[FramesU8] | UInt8[Tensor, "b t h w c"]) -> Video:
@@ -110,3 +120,14 @@ def long_prompts(parts: Bundle, prompts: Sequence[str]) -> tuple[LongPrompt, ...
         for prompt, ids in zip(prompts, whole, strict=True)
         if len(ids) > num_tokens
     )
+
+
+def _posterior(parts: Bundle, video: Video, *, scale: float) -> LatentPosterior:
+    vae = parts.vae
+    num_frames, height, width = video.shape[2:]
+    parts.facts.latent_frames(num_frames)
+    with tiled(vae, num_frames=num_frames, height=height, width=width):
+        posterior = vae.encode(video.to(vae.device, vae.dtype)).latent_dist
+    # In float32: rounding the product to bfloat16 would add a second error to that of the VAE.
+    mean, std = (rearrange(moment.float() * scale, "b c f h w -> b f c h w") for moment in (posterior.mean, posterior.std))
+    return LatentPosterior(mean=mean.contiguous(), std=std.contiguous())

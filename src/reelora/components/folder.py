@@ -29,6 +29,13 @@ class Source:
     config: Mapping[str, Any] = field(repr=False)
     weights: Path | None = None
     """None for the roles that have no weights."""
+    described_in: str = ""
+    """Where its config stands, if not in ``config.json`` of its folder."""
+
+    @property
+    def description(self) -> str:
+        """Where its config stands, for people."""
+        return self.described_in or str(self.folder / CONFIG_FILES.get(self.role, "config.json"))
 
 
 def open_folder(path_or_id: str | Path, roles: Collection[str] | None) -> Path:

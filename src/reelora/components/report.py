@@ -34,15 +34,17 @@ class PartReport:
 
 @dataclass(frozen=True)
 class LoadReport:
-    """All roles of a bundle; as text a small table."""
+    """All roles of a bundle; as text a small table, with notes below."""
 
     parts: tuple[PartReport, ...]
+    notes: tuple[str, ...] = ()
+    """What a user should know of them."""
 
     def __str__(self) -> str:
         rows = [_HEADINGS, *(part.cells() for part in self.parts)]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join([*(line.rstrip() for line in lines), *self.notes])
 
 
 def report_part(part: object, *, role: str, source: Path, seconds: float) -> PartReport:

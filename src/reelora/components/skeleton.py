@@ -16,7 +16,7 @@ from reelora.errors import ComponentError
 from .folder import Source
 from .roles import library_of
 
-__all__ = ["build_skeleton", "computed_buffers", "fill_computed"]
+__all__ = ["build_skeleton", "computed_buffers", "fill_computed", "position_table"]
 
 
 def build_skeleton(source: Source) -> nn.Module:
@@ -60,8 +60,7 @@ def _build(source: Source, context: Any) -> nn.Module:
         with context:
             return _BUILDERS[library](model_class, dict(source.config))
     except (TypeError, ValueError, KeyError, AttributeError, RuntimeError) as error:
-        where = source.folder / "config.json"
-        raise ComponentError(f"{source.role}: {where} describes no {source.class_name}: {error}") from error
+        raise ComponentError(f"{source.role}: {source.description} describes no {source.class_name}: {error}") from error
 
 
 def _build_transformers(model_class: Any, config: dict[str, Any]) -> nn.Module:
@@ -75,7 +74,7 @@ def _build_diffusers(model_class: Any, config: dict[str, Any]) -> nn.Module:
     return model_class.from_config(config)
 
 
-def _position_table(embed: Any, dtype: torch.dtype) -> Tensor:
+def position_table(embed: Any, dtype: torch.dtype) -> Tensor:
     """CogVideoX-2B's table ``(1, text + f h w, d)``: zeros for text; for video a quarter time, the rest place.
 
     Both parts are diffusers' own float64 values, each computed once and rounded once instead of for every token.
@@ -100,4 +99,4 @@ _BUILDERS: Mapping[str, Callable[[Any, dict[str, Any]], nn.Module]] = {
     "transformers": _build_transformers,
     "diffusers": _build_diffusers,
 }
-_FORMULAS: Mapping[str, Callable[[Any, torch.dtype], Tensor]] = {"pos_embedding": _position_table}
+_FORMULAS: Mapping[str, Callable[[Any, torch.dtype], Tensor]] = {"pos_embedding": position_table}

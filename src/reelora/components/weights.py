@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from reelora.errors import ComponentError, first_few
-from reelora.tensorio import TensorStore, open_tensors
+from reelora.tensorio import Tensors, open_tensors
 
 from .folder import Source
 from .skeleton import build_skeleton, computed_buffers, fill_computed
 
-__all__ = ["load_network"]
+__all__ = ["fill_network", "load_network", "match_tensors"]
 
 _KEEP_FLOAT32 = "_keep_in_fp32_modules"
 
@@ -29,17 +29,28 @@ def load_network(source: Source, *, dtype: torch.dtype | None, device: torch.dev
     Raises ComponentError that counts and names missing, surplus and misshapen tensors, FileFormatError for a bad file.
     """
     assert source.weights is not None
-    store = open_tensors(source.weights)
-    network = build_skeleton(source)
-    for names, stored in _match(network, store, source, dtype):
+    return fill_network(build_skeleton(source), open_tensors(source.weights), source, dtype=dtype, device=device)
+
+
+def fill_network(
+    network: nn.Module, store: Tensors, source: Source, *, dtype: torch.dtype | None, device: torch.device, hint: str = ""
+) -> nn.Module:
+    """Put tensors into a network without memory, as strictly as `load_network`; ``hint`` ends what is said of a misfit."""
+    for key, names in match_tensors(network, store, source, dtype=dtype, hint=hint).items():
+        stored = store[key]
         wanted = _dtype(network, names[0], stored.dtype, dtype)
         _assign(network, names, stored.to(device=device, dtype=wanted))
     fill_computed(network, device=device)
     return network.eval()
 
 
-def _match(network: nn.Module, store: TensorStore, source: Source, dtype: torch.dtype | None) -> list[tuple[list[str], Tensor]]:
-    """Every tensor of the network, as the group of names that share it, with its tensor in the file."""
+def match_tensors(
+    network: nn.Module, store: Tensors, source: Source, *, dtype: torch.dtype | None = None, hint: str = ""
+) -> dict[str, list[str]]:
+    """The tensors of a file that a network takes, each with the group of the network's names that share it.
+
+    Raises ComponentError unless every tensor of the network is there, and nothing else.
+    """
     own = network.state_dict()
     prefix = _old_prefix(own, store)
     stored = {name.removeprefix(prefix): name for name in store}
@@ -50,8 +61,8 @@ def _match(network: nn.Module, store: TensorStore, source: Source, dtype: torch.
     problems["are surplus"] = [name for name in stored if name not in own and name not in computed]
     if not any(problems.values()):
         problems["differ although the model has one tensor for both"] = _untied(found, stored, store)
-    _refuse(problems, source, len(own))
-    return [(group, store[stored[found[group[0]][0]]]) for group in groups]
+    _refuse(problems, source, len(own), hint)
+    return {stored[found[group[0]][0]]: group for group in groups}
 
 
 def _problems(
@@ -78,11 +89,11 @@ def _problems(
     }
 
 
-def _refuse(problems: Mapping[str, list[str]], source: Source, count: int) -> None:
+def _refuse(problems: Mapping[str, list[str]], source: Source, count: int, hint: str) -> None:
     if found := [f"{len(names)} tensors {what}, {first_few(names)}" for what, names in problems.items() if names]:
         raise ComponentError(
-            f"{source.role}: {source.weights} does not fit the {source.class_name} that {source.folder / 'config.json'} "
-            f"describes ({count} tensors): {'; '.join(found)}. Config and weights must be of one model."
+            f"{source.role}: {source.weights} does not fit the {source.class_name} that {source.description} describes "
+            f"({count} tensors): {'; '.join(found)}. {hint or 'Config and weights must be of one model.'}"
         )
 
 
@@ -94,12 +105,12 @@ def _tied_groups(network: nn.Module) -> list[list[str]]:
     return list(groups.values())
 
 
-def _untied(found: Mapping[str, list[str]], stored: Mapping[str, str], store: TensorStore) -> list[str]:
+def _untied(found: Mapping[str, list[str]], stored: Mapping[str, str], store: Tensors) -> list[str]:
     pairs = [(first, other) for first, *others in found.values() for other in others]
     return [f"{first} and {other}" for first, other in pairs if not torch.equal(store[stored[first]], store[stored[other]])]
 
 
-def _old_prefix(own: Mapping[str, Tensor], store: TensorStore) -> str:
+def _old_prefix(own: Mapping[str, Tensor], store: Tensors) -> str:
     """A first name part that all stored names have and the network's have not, as CLIP files from before transformers 5."""
     parts = {name.partition(".")[0] for name in store}
     return f"{parts.pop()}." if len(parts) == 1 and not parts & {name.partition(".")[0] for name in own} else ""

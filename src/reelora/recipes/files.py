@@ -1,12 +1,14 @@
-"""Small text files, written whole and never over another."""
+"""Small text files and new folders, written whole and never over another."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from reelora.errors import ConfigError
-from reelora.tensorio import atomic_path
+from reelora.tensorio import atomic_folder, atomic_path
 
-__all__ = ["check_folder", "write_new_text", "write_text"]
+__all__ = ["check_folder", "fresh_folder", "write_new_text", "write_text"]
 
 
 def check_folder(path: Path) -> None:
@@ -18,6 +20,18 @@ def check_folder(path: Path) -> None:
         raise NotADirectoryError(20, "This is a file, a folder is needed", str(place))
     with TemporaryDirectory(dir=place, prefix=".reelora-"):
         pass
+
+
+@contextmanager
+def fresh_folder(output: Path) -> Iterator[Path]:
+    """A hidden neighbour of a folder, which becomes it when the block ends well; errors name what it will be called."""
+    fresh = output
+    try:
+        with atomic_folder(output) as fresh:
+            yield fresh
+    except OSError as error:
+        named = str(error.filename or output).replace(str(fresh), str(output))
+        raise OSError(error.errno, error.strerror or str(error), named) from error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -15,7 +15,7 @@ __all__ = ["generate"]
 
 
 def generate(
-    model: str,
+    model: str | None,
     prompts: Sequence[str],
     output: Path,
     *,
@@ -25,16 +25,19 @@ def generate(
     overwrite: bool,
     listener: Listener,
     settings: Mapping[str, Any],
+    sat_config: Sequence[Path] | None = None,
+    paths: Mapping[str, Path] | None = None,
 ) -> list[Path]:
     """Make one video per prompt and write each as soon as it is done; several are numbered: ``cat-0.mp4``, ``cat-1.mp4``.
 
     Everything is checked before the model is loaded: settings, adapters, and whether the files may be written.
     """
     place = find_device(device)
-    session = Session(find_model(model), dtype=find_dtype(precision, place), device=place)
+    dtype = find_dtype(precision, place)
+    session = Session(find_model(model) if model else None, dtype=dtype, device=place, sat_config=sat_config, paths=paths)
     config = session.config(**settings)
-    paths = [output] if len(prompts) == 1 else [output.with_stem(f"{output.stem}-{index}") for index in range(len(prompts))]
-    for path in paths:
+    outputs = [output] if len(prompts) == 1 else [output.with_stem(f"{output.stem}-{index}") for index in range(len(prompts))]
+    for path in outputs:
         check_destination(path, overwrite=overwrite)
     clips = session.stream(
         prompts,
@@ -43,7 +46,7 @@ def generate(
         on_step=lambda step, total: listener.progress("generate", step, total),
     )
     files = []
-    for path, clip in zip(paths, clips, strict=True):
+    for path, clip in zip(outputs, clips, strict=True):
         for note in clip.notes:
             listener.say(note)
         files += clip.save(path, overwrite=overwrite)

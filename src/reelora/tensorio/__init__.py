@@ -2,19 +2,23 @@
 
 from .atomic import atomic_folder, atomic_path
 from .checkpoint import CheckpointStore, open_checkpoint
-from .checkpoint_writer import DeferredTensor, write_checkpoint
+from .checkpoint_writer import write_checkpoint
+from .deferred import DeferredStore, DeferredTensor
 from .fingerprint import fingerprint, sampled_fingerprint, shape_fingerprint, value_fingerprint
 from .hashes import webui_hashes
 from .header import parse_json, shown
 from .reader import TensorStore, open_tensors
 from .rewrite import copy_file, rewrite_tensors, same_bytes
+from .stores import Tensors
 from .text import read_json
 from .writer import write_tensors
 
 __all__ = [
     "CheckpointStore",
+    "DeferredStore",
     "DeferredTensor",
     "TensorStore",
+    "Tensors",
     "atomic_folder",
     "atomic_path",
     "copy_file",

@@ -4,8 +4,7 @@ import pickle
 import struct
 import sys
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from itertools import accumulate
 from math import prod
@@ -22,12 +21,13 @@ from reelora.errors import FileFormatError, first_few
 
 from .archive import BYTE_ORDER_RECORD, LITTLE_ENDIAN, LOCAL_HEADER, PICKLE_RECORD
 from .atomic import atomic_path
+from .deferred import DeferredTensor, made
 from .flatten import MAX_DEPTH, flatten
 from .header import DTYPES, is_text, shown
 from .stand_ins import STORAGE_CLASSES, Storage, StoredTensor
 from .writer import raw_bytes
 
-__all__ = ["DeferredTensor", "Tree", "write_checkpoint"]
+__all__ = ["Tree", "write_checkpoint"]
 
 ALIGNMENT = 64
 """Where torch lets each record begin, so that a mapped tensor is aligned for any instruction."""
@@ -43,15 +43,6 @@ MAX_KEY = 2**31
 _PLAIN = (str, int, float, bool, type(None))
 _CLASSES = {dtype: getattr(torch, name) for name, dtype in STORAGE_CLASSES.items()}
 _DTYPES = {*_CLASSES, *DTYPES.values()}
-
-
-@dataclass(frozen=True, slots=True)
-class DeferredTensor:
-    """A tensor that is made when its turn to be written comes, so that no two of them need memory at a time."""
-
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    compute: Callable[[], Tensor]
 
 
 Tree: TypeAlias = "Tensor | DeferredTensor | Mapping[Any, Tree] | Sequence[Tree] | str | int | float | bool | None"
@@ -145,7 +136,7 @@ def _records(tree: object, sources: Mapping[str, Tensor | DeferredTensor]) -> It
     yield BYTE_ORDER_RECORD, LITTLE_ENDIAN
     yield VERSION_RECORD, VERSION
     for key, source in sources.items():
-        yield f"data/{key}", raw_bytes(_made(source))
+        yield f"data/{key}", raw_bytes(made(source))
 
 
 def _write_record(archive: ZipFile, file: IO[bytes], name: str, content: bytes | memoryview) -> None:
@@ -158,14 +149,6 @@ def _write_record(archive: ZipFile, file: IO[bytes], name: str, content: bytes |
     with archive.open(entry, "w", force_zip64=True) as record:
         record.write(content)
     entry.extra = b""  # The directory at the end needs no padding.
-
-
-def _made(source: Tensor | DeferredTensor) -> Tensor:
-    if isinstance(source, Tensor):
-        return source
-    tensor = source.compute()
-    assert (tuple(tensor.shape), tensor.dtype) == (source.shape, source.dtype), "a deferred tensor is not what it promised"
-    return tensor
 
 
 def _has_values(tensor: Tensor | DeferredTensor) -> bool:

@@ -11,6 +11,7 @@ from torch import Tensor
 from reelora.errors import FileFormatError, first_few
 
 from .atomic import atomic_path
+from .deferred import DeferredTensor, made
 from .header import DTYPES, LENGTH_BYTES, METADATA_KEY, is_text, shown
 
 __all__ = ["raw_bytes", "write_tensors"]
@@ -18,11 +19,14 @@ __all__ = ["raw_bytes", "write_tensors"]
 _TAGS = {dtype: tag for tag, dtype in DTYPES.items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, Tensor | DeferredTensor], *, metadata: Mapping[str, str] | None = None
+) -> None:
     """Write tensors as one safetensors file that appears whole or not at all.
 
-    Tensors are streamed one by one, widest dtype first, so that each lies aligned and can be mapped. Raises
-    FileFormatError for what the format cannot hold, before anything is written, and OSError where ``path`` cannot be.
+    Tensors are streamed one by one, widest dtype first, so that each lies aligned and can be mapped; a deferred one is made
+    when its turn comes. Raises FileFormatError for what the format cannot hold, before anything is written, and OSError where
+    ``path`` cannot be.
     """
     metadata = dict(metadata or {})
     _check(path, tensors, metadata)
@@ -32,7 +36,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], *, metadata: Mappin
         file.write(len(header).to_bytes(LENGTH_BYTES, "little"))
         file.write(header)
         for name in names:
-            file.write(raw_bytes(tensors[name]))
+            file.write(raw_bytes(made(tensors[name])))
 
 
 def raw_bytes(tensor: Tensor) -> memoryview:
@@ -41,7 +45,7 @@ def raw_bytes(tensor: Tensor) -> memoryview:
     return flat.view(torch.uint8).numpy().data if flat.numel() else memoryview(b"")
 
 
-def _header(names: Iterable[str], tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+def _header(names: Iterable[str], tensors: Mapping[str, Tensor | DeferredTensor], metadata: Mapping[str, str]) -> bytes:
     """The JSON, padded with spaces so that the first tensor begins at a multiple of 8."""
     names = list(names)
     stops = list(accumulate(tensors[name].nbytes for name in names))
@@ -54,7 +58,7 @@ def _header(names: Iterable[str], tensors: Mapping[str, Tensor], metadata: Mappi
     return text + b" " * (-len(text) % 8)
 
 
-def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def _check(path: Path, tensors: Mapping[str, Tensor | DeferredTensor], metadata: Mapping[str, str]) -> None:
     wrongs = {
         "names are reserved or no text": [shown(n) for n in tensors if not is_text(n) or n == METADATA_KEY],
         "tensors have no values to write (meta, sparse)": [n for n, t in tensors.items() if not _is_dense(t)],
@@ -66,5 +70,7 @@ def _check(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str
         raise FileFormatError(f"{path}: cannot be written: {'; '.join(problems)}.")
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def _is_dense(tensor: Tensor | DeferredTensor) -> bool:
+    if isinstance(tensor, DeferredTensor):
+        return True
     return tensor.layout is torch.strided and not tensor.is_meta and not tensor.is_quantized
