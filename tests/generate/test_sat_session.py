@@ -162,3 +162,11 @@ def test_a_session_passes_on_where_its_model_and_its_parts_come_from(folders):
     checkpoint, other = GOLDEN / "t2v_2b_lora" / "transformer", Session(folders["5B"], paths={"transformer": folders["2B"]})
     assert Session(checkpoint, sat_config=yamls("t2v_2b_lora")).facts.num_text_tokens == 16
     assert not other.parts.transformer.config.use_rotary_positional_embeddings
+
+
+def test_sampling_as_sat_takes_steps_solver_and_guidance_from_the_yaml_unless_they_are_given(sat_parts):
+    session = Session.of(sat_parts)
+    told = session.config(sampling="sat", steps=7)
+    assert (told.steps, told.solver, told.guidance_schedule, told.guidance) == (7, "dpm", "dynamic", 6)
+    assert session.config(sampling="sat").steps == 5
+    assert session.config().steps == session.facts.default_steps

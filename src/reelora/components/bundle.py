@@ -128,6 +128,11 @@ class Bundle:
         """The LoRA of a SAT checkpoint, which acts on the transformer until `reelora.detach`; None where there is none."""
         return self._adapter
 
+    @property
+    def sat_sampling(self) -> Mapping[str, Any]:
+        """What the YAML of a SAT checkpoint chooses for sampling (solver, steps, guidance and its schedule); else empty."""
+        return self._origin.sat_sampling
+
     @cached_property
     def facts(self) -> ModelFacts:
         """What the catalog knows of this model; read from configs alone, whichever roles are loaded."""

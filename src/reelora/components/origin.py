@@ -49,6 +49,9 @@ class Origin(Protocol):
     @property
     def pipeline_class(self) -> str: ...
 
+    @property
+    def sat_sampling(self) -> Mapping[str, Any]: ...
+
     def facts(self, parts: Mapping[str, Any]) -> ModelFacts: ...
 
     def find(self, roles: Sequence[str] | None) -> tuple[dict[str, Part], Adapter | None]: ...
@@ -74,6 +77,11 @@ class FolderOrigin:
     def pipeline_class(self) -> str:
         """The stock pipeline that the folder names."""
         return str(read_index(self.root).get("_class_name"))
+
+    @property
+    def sat_sampling(self) -> Mapping[str, Any]:
+        """Nothing here says how SAT would sample."""
+        return {}
 
     def facts(self, parts: Mapping[str, Any]) -> ModelFacts:
         """What the catalog knows of this model; of parts that are not here, the config is read."""

@@ -8,7 +8,6 @@ from typing import Any, Self, overload
 import torch
 
 from reelora import __version__
-from reelora.catalog import ModelFacts
 from reelora.components import Bundle, load_components, needs_tiles
 from reelora.errors import ConfigError
 from reelora.lora import base_notes, evaluating
@@ -58,8 +57,7 @@ class Session:
         paths: Mapping[str, str | Path] | None = None,
     ) -> None:
         load = partial(load_components, path_or_id, sat_config=sat_config, paths=paths)
-        facts = load(roles=[]).facts
-        self._setup(facts, partial(load, roles=_ROLES, dtype=dtype, device=device), prompt_states={})
+        self._setup(load(roles=[]), partial(load, roles=_ROLES, dtype=dtype, device=device), prompt_states={})
 
     @classmethod
     def of(cls, parts: Bundle, *, prompt_states: Mapping[str, TokenStates] | None = None) -> Self:
@@ -68,12 +66,14 @@ class Session:
         Prompts (and the negative prompt, "" if there is none) whose states ``(s, d)`` are given need no text encoder.
         """
         session = cls.__new__(cls)
-        session._setup(parts.facts, lambda: parts, prompt_states=prompt_states or {})
+        session._setup(parts, lambda: parts, prompt_states=prompt_states or {})
         return session
 
-    def _setup(self, facts: ModelFacts, load: Callable[[], Bundle], *, prompt_states: Mapping[str, TokenStates]) -> None:
-        facts.check_text_to_video()
-        self.facts = facts
+    def _setup(self, described: Bundle, load: Callable[[], Bundle], *, prompt_states: Mapping[str, TokenStates]) -> None:
+        """``described`` need not have any part yet."""
+        described.facts.check_text_to_video()
+        self.facts = described.facts
+        self._sat_sampling = described.sat_sampling
         self._load = load
         self._prompts = PromptBook(prompt_states)
         self._shelf = Shelf()
@@ -96,8 +96,12 @@ class Session:
         return self._known_base
 
     def config(self, **settings: Any) -> GenerateConfig:
-        """The model's defaults with these settings over them; see GenerateConfig for their names."""
-        return GenerateConfig.for_model(self.facts, **settings)
+        """The model's defaults with these settings over them; see GenerateConfig for their names.
+
+        Sampling as SAT does it, a SAT checkpoint does what its YAML says.
+        """
+        told = self._sat_sampling if settings.get("sampling") == "sat" else {}
+        return GenerateConfig.for_model(self.facts, **{**told, **settings})
 
     @overload
     def generate(

@@ -57,11 +57,15 @@ class SatSampling:
     exponent: float
     """Of that wave."""
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The same in the words of a session's settings."""
+        wave = {"guidance_schedule": "dynamic", "guidance_exponent": int(self.exponent)}
+        guidance = wave if self.is_dynamic else {"guidance_schedule": "constant"}
+        return {"solver": self.solver, "steps": self.num_steps, "guidance": self.guidance, **guidance}
+
     def __str__(self) -> str:
-        """The settings of a session that does the same."""
-        wave = f'guidance_schedule="dynamic", guidance_exponent={self.exponent:g}'
-        schedule = wave if self.is_dynamic else 'guidance_schedule="constant"'
-        return f'sampling="sat", solver="{self.solver}", steps={self.num_steps}, guidance={self.guidance:g}, {schedule}'
+        return ", ".join(f"{name}={value!r}" for name, value in {"sampling": "sat", **self.settings}.items())
 
 
 @dataclass(frozen=True, kw_only=True)

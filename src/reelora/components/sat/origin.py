@@ -49,6 +49,11 @@ class SatOrigin:
         """The stock pipeline of this model."""
         return self.model.pipeline_class
 
+    @property
+    def sat_sampling(self) -> Mapping[str, Any]:
+        """How its YAML samples, in the words of a session's settings."""
+        return self.model.sampling.settings if self.model.sampling else {}
+
     def facts(self, parts: Mapping[str, Any]) -> ModelFacts:
         """What the catalog knows of this model, by its YAML."""
         vae = dict(parts["vae"].config) if "vae" in parts else self._vae_config()
