@@ -1,7 +1,8 @@
 """Text to prompt states and clips to latents, as training and generation take them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -83,7 +84,8 @@ def encode_video(parts: Bundle, video: Video) -> LatentPosterior:
     """Posterior of the latents of clips in [-1, 1], times the VAE's scaling factor, in float32; large clips go in tiles.
 
     ``invert_scale_latents`` (CogVideoX 1.5) concerns the latents of a conditioning image, not those of the clip, which
-    are always multiplied. Raises ConfigError for a number of frames that makes no whole latents. Needs the role vae.
+    are always multiplied. A VAE of stills takes every frame by itself. Raises ConfigError for a number of frames that makes
+    no whole latents. Needs the role vae.
     """
     return _posterior(parts, video, scale=parts.vae.config.scaling_factor)
 
@@ -123,11 +125,28 @@ def long_prompts(parts: Bundle, prompts: Sequence[str]) -> tuple[LongPrompt, ...
 
 
 def _posterior(parts: Bundle, video: Video, *, scale: float) -> LatentPosterior:
-    vae = parts.vae
-    num_frames, height, width = video.shape[2:]
-    parts.facts.latent_frames(num_frames)
-    with tiled(vae, num_frames=num_frames, height=height, width=width):
-        posterior = vae.encode(video.to(vae.device, vae.dtype)).latent_dist
+    """What the VAE says, times ``scale``."""
+    parts.facts.latent_frames(video.shape[2])
+    mean, std = _ENCODERS[type(parts.vae).__name__](parts.vae, video.to(parts.vae.device, parts.vae.dtype))
     # In float32: rounding the product to bfloat16 would add a second error to that of the VAE.
-    mean, std = (rearrange(moment.float() * scale, "b c f h w -> b f c h w") for moment in (posterior.mean, posterior.std))
-    return LatentPosterior(mean=mean.contiguous(), std=std.contiguous())
+    return LatentPosterior(mean=(mean.float() * scale).contiguous(), std=(std.float() * scale).contiguous())
+
+
+def _encoded_video(vae: Any, video: Video) -> tuple[Latents, Latents]:
+    num_frames, height, width = video.shape[2:]
+    with tiled(vae, num_frames=num_frames, height=height, width=width):
+        posterior = vae.encode(video).latent_dist
+    return rearrange(posterior.mean, "b c f h w -> b f c h w"), rearrange(posterior.std, "b c f h w -> b f c h w")
+
+
+def _encoded_stills(vae: Any, video: Video) -> tuple[Latents, Latents]:
+    posterior = vae.encode(rearrange(video, "b c t h w -> (b t) c h w")).latent_dist
+    mean, std = (rearrange(moment, "(b t) c h w -> b t c h w", b=len(video)) for moment in (posterior.mean, posterior.std))
+    return mean, std
+
+
+_ENCODERS: Mapping[str, Callable[[Any, Video], tuple[Latents, Latents]]] = {
+    "AutoencoderKLCogVideoX": _encoded_video,
+    "AutoencoderKL": _encoded_stills,
+}
+"""Mean and deviation of the latents, by the class of the VAE."""

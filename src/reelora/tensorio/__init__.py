@@ -3,7 +3,7 @@
 from .atomic import atomic_folder, atomic_path
 from .checkpoint import CheckpointStore, open_checkpoint
 from .checkpoint_writer import write_checkpoint
-from .deferred import DeferredStore, DeferredTensor
+from .deferred import DeferredStore, DeferredTensor, cat_apart, empty_apart
 from .fingerprint import fingerprint, sampled_fingerprint, shape_fingerprint, value_fingerprint
 from .hashes import webui_hashes
 from .header import parse_json, shown
@@ -21,7 +21,9 @@ __all__ = [
     "Tensors",
     "atomic_folder",
     "atomic_path",
+    "cat_apart",
     "copy_file",
+    "empty_apart",
     "fingerprint",
     "open_checkpoint",
     "open_tensors",

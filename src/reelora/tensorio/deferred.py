@@ -1,14 +1,15 @@
 """Tensors that are made when they are asked for, so that no two of them need memory at a time."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from mmap import mmap
 
 import torch
 from torch import Tensor
 
-__all__ = ["DeferredStore", "DeferredTensor", "made"]
+__all__ = ["DeferredStore", "DeferredTensor", "cat_apart", "empty_apart", "made"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +55,25 @@ class DeferredStore(Mapping[str, Tensor]):
 
     def __repr__(self) -> str:
         return f"DeferredStore({len(self)} tensors)"
+
+
+def empty_apart(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    """An empty tensor in pages of its own, which the system has back as soon as nobody holds it.
+
+    Of the heap small allocations take a bite wherever a large tensor was freed, so that the next one has to go elsewhere: a
+    stream of equal tensors would keep all their memory together.
+    """
+    size_bytes = prod(shape) * dtype.itemsize
+    if not size_bytes:
+        return torch.empty(tuple(shape), dtype=dtype)
+    return torch.frombuffer(mmap(-1, size_bytes), dtype=dtype).view(tuple(shape))
+
+
+def cat_apart(pieces: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Tensors behind each other along ``dim``, in memory as of `empty_apart`."""
+    shape = list(pieces[0].shape)
+    shape[dim] = sum(piece.shape[dim] for piece in pieces)
+    return torch.cat(list(pieces), dim=dim, out=empty_apart(shape, pieces[0].dtype))
 
 
 def made(source: Tensor | DeferredTensor) -> Tensor:

@@ -6,12 +6,20 @@ from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from reelora.errors import AdapterError, ComponentError, FileFormatError, first_few
 from reelora.layouts import SAT_ROLES, adapter_keys, sat_names
-from reelora.tensorio import CheckpointStore, DeferredStore, DeferredTensor, Tensors, open_checkpoint, read_json, same_bytes
+from reelora.tensorio import (
+    CheckpointStore,
+    DeferredStore,
+    DeferredTensor,
+    Tensors,
+    cat_apart,
+    open_checkpoint,
+    read_json,
+    same_bytes,
+)
 
 __all__ = ["SatCheckpoint", "find_files", "is_checkpoint", "open_sat"]
 
@@ -168,8 +176,8 @@ def _put_together(parts: Sequence[Tensor], place: str) -> Tensor:
         return parts[0]
     if place == "thirds":
         thirds = [part.chunk(3) for part in parts]
-        return torch.cat([shard[third] for third in range(3) for shard in thirds])
-    return torch.cat(list(parts), dim=_AXIS[place])
+        return cat_apart([shard[third] for third in range(3) for shard in thirds])
+    return cat_apart(list(parts), dim=_AXIS[place])
 
 
 _AXIS = {"rows": 0, "thirds": 0, "columns": 1}

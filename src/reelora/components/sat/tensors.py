@@ -4,12 +4,11 @@ from collections.abc import Sequence
 from math import prod
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from reelora.errors import ComponentError, first_few
 from reelora.layouts import Cut, SatReading, sat_names
-from reelora.tensorio import DeferredStore, DeferredTensor, Tensors
+from reelora.tensorio import DeferredStore, DeferredTensor, Tensors, cat_apart
 
 __all__ = ["cut_tensor", "in_our_names"]
 
@@ -42,7 +41,7 @@ def cut_tensor(tensor: Tensor, cut: Cut) -> Tensor:
         return tensor
     pieces = tensor.chunk(cut.num_chunks)
     chosen = [pieces[index] for index in cut.chunks]
-    return chosen[0] if len(chosen) == 1 else torch.cat(chosen)
+    return chosen[0] if len(chosen) == 1 else cat_apart(chosen)
 
 
 def _deferred(tensors: Tensors, cut: Cut, is_mapped: bool) -> DeferredTensor:

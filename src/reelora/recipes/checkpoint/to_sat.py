@@ -19,7 +19,7 @@ from reelora.components import (
 )
 from reelora.errors import ConfigError, first_few
 from reelora.layouts import SAT_ROLES, Join, Shards, sat_names
-from reelora.tensorio import DeferredTensor
+from reelora.tensorio import DeferredTensor, cat_apart
 
 from .plan import KeyRow, Plan, TensorFile, WriteSmall
 from .values import cast, merged_names, origin_of, unused_rows, values_of
@@ -130,7 +130,7 @@ def join_tensors(parts: list[Tensor], join: Join) -> Tensor:
     pieces: dict[int, Tensor] = {}
     for part, places in zip(parts, join.chunks, strict=True):
         pieces |= dict(zip(places, part.chunk(len(places)), strict=True))
-    return torch.cat([pieces[place] for place in range(join.num_chunks)])
+    return cat_apart([pieces[place] for place in range(join.num_chunks)])
 
 
 def _shards(tensors: Mapping[str, DeferredTensor], mp: int) -> list[TensorFile]:
@@ -159,7 +159,7 @@ def _shard(tensor: DeferredTensor, place: Shards, rank: int, mp: int) -> Deferre
 def shard_tensor(tensor: Tensor, place: Shards, rank: int, mp: int) -> Tensor:
     """The inverse of merging shards: a part of the rows, of the rows of each third, or of the columns."""
     if place == "thirds":
-        return torch.cat([third.chunk(mp)[rank] for third in tensor.chunk(3)])
+        return cat_apart([third.chunk(mp)[rank] for third in tensor.chunk(3)])
     return tensor.chunk(mp, dim=1 if place == "columns" else 0)[rank].contiguous()
 
 

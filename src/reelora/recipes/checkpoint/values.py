@@ -3,12 +3,13 @@
 from collections.abc import Mapping
 
 import torch
+from torch import Tensor
 
 from reelora.adapters import Adapter, Pair, split_role
 from reelora.components import ModelFiles, RoleFiles
 from reelora.layouts import Cut
 from reelora.lora import fuse_into
-from reelora.tensorio import DeferredTensor
+from reelora.tensorio import DeferredTensor, empty_apart
 
 from .plan import KeyRow
 
@@ -66,4 +67,8 @@ def _pairs_of(adapter: Adapter | None, role: str) -> Mapping[str, Pair]:
 def _merged(weight: DeferredTensor, pair: Pair | None) -> DeferredTensor:
     if pair is None:
         return weight
-    return DeferredTensor(weight.shape, weight.dtype, lambda: fuse_into(weight.compute(), [(pair, 1.0)]))
+
+    def compute() -> Tensor:
+        return fuse_into(weight.compute(), [(pair, 1.0)], out=empty_apart(weight.shape, weight.dtype))
+
+    return DeferredTensor(weight.shape, weight.dtype, compute)
