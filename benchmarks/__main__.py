@@ -9,8 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import adapter_files, adapters, algebra, attach, forwards, load, offline_fuse
-from .side_by_side import Row
+from . import adapter_files, adapters, algebra, attach, checkpoint, forwards, load, offline_fuse, precompute, training
 
 BENCHMARKS = {
     "load": load.run,
@@ -20,17 +19,19 @@ BENCHMARKS = {
     "algebra": algebra.run,
     "adapter_files": adapter_files.run,
     "offline_fuse": offline_fuse.run,
+    "checkpoint": checkpoint.run,
+    "precompute": precompute.run,
+    "training": training.run,
 }
 
 
 def main(names: Sequence[str]) -> None:
-    """Print the table as Markdown, with the machine named."""
-    rows: list[Row] = [row for name in names or BENCHMARKS for row in BENCHMARKS[name]()]
+    """Print the table as Markdown, with the machine named; every row as soon as it is known."""
     libraries = ", ".join(f"{name} {version(name)}" for name in ("torch", "diffusers", "peft"))
     print(f"{date.today()}, {_processor()}, {torch.get_num_threads()} threads; {libraries}\n")
     print("| what | reelora | diffusers + PEFT | ratio |\n|---|---|---|---|")
-    for row in rows:
-        print(f"| {row.what} | {row.ours:.4g} {row.unit} | {row.theirs:.4g} {row.unit} | {row.ratio:.2f} |")
+    for row in (row for name in names or BENCHMARKS for row in BENCHMARKS[name]()):
+        print(f"| {row.what} | {row.ours:.4g} {row.unit} | {row.theirs:.4g} {row.unit} | {row.ratio:.2f} |", flush=True)
 
 
 def _processor() -> str:

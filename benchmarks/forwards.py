@@ -15,7 +15,7 @@ from .side_by_side import Row, seconds_of_both
 
 __all__ = ["run"]
 
-NUM_BLOCKS, NUM_FRAMES = 4, 2
+NUM_BLOCKS, NUM_FRAMES, REPEATS = 4, 2, 5
 TOLERANCES = {torch.bfloat16: 0.02, torch.float32: 1e-5}
 """Relative: bfloat16 rounds in other places."""
 
@@ -46,11 +46,14 @@ def _forwards(files: list[Path], dtype: torch.dtype, tolerance: float) -> Iterat
         theirs.set_adapters(names[:count], [1.0] * count)
         _check_same(ours(**inputs)[0], theirs(**inputs)[0], tolerance)
         yield seconds_of_both(
-            f"forward with {count} active, {precision}", lambda: ours(**inputs), lambda: theirs(**inputs), repeats=9
+            f"forward with {count} active, {precision}", lambda: ours(**inputs), lambda: theirs(**inputs), repeats=REPEATS
         )
     rack.fuse()
     yield seconds_of_both(
-        f"forward, 8 fused (theirs: the base alone), {precision}", lambda: ours(**inputs), lambda: base(**inputs), repeats=9
+        f"forward, 8 fused (theirs: the base alone), {precision}",
+        lambda: ours(**inputs),
+        lambda: base(**inputs),
+        repeats=REPEATS,
     )
 
 

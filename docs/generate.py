@@ -1,6 +1,7 @@
 """Writes the generated pages of ``docs/`` from the code: ``python docs/generate.py``, or ``--check`` to compare."""
 
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -46,14 +47,23 @@ def commands() -> str:
     root: Any = get_command(app)
     context = root.make_context("reelora", ["--help"], resilient_parsing=True)
     parts = ["# Commands\n"]
-    for name in root.list_commands(context):
-        verb = root.get_command(context, name)
+    for name, verb in _verbs(root, context):
         parts.append(f"## reelora {name}\n\n{verb.help.strip()}\n")
         rows = [
             parameter.get_help_record(context) or (parameter.make_metavar(context), parameter.help) for parameter in verb.params
         ]
         parts.append("| option | meaning |\n|---|---|\n" + "".join(f"| `{left}` | {right} |\n" for left, right in rows))
     return "\n".join(parts)
+
+
+def _verbs(group: Any, context: Any) -> Iterator[tuple[str, Any]]:
+    """Every verb with its name; those of a group inside the group, with both names."""
+    for name in group.list_commands(context):
+        verb = group.get_command(context, name)
+        if hasattr(verb, "list_commands"):
+            yield from ((f"{name} {inner}", command) for inner, command in _verbs(verb, context))
+        else:
+            yield name, verb
 
 
 def layouts() -> str:

@@ -179,6 +179,11 @@ PROMPT = "a red circle moves left"
         (["--adapter", "nowhere.safetensors"], "nowhere.safetensors"),
         (["--adapter", "a.safetensors=strong"], "'strong'"),
         (["--device", "cuda:99"], "cpu"),
+        (["--sampling", "sta"], "'diffusers' or 'sat'"),
+        (["--solver", "ddim"], "which only sampling='sat' has"),
+        (["--sampling", "sat", "--negative-prompt", "grey"], "SAT leads away from zeros"),
+        (["--sampling", "sat", "--steps", "1"], "2 to 999 steps"),
+        (["--path", "vae"], "vae=CogVideoX-2b/vae"),
     ],
 )
 def test_what_cannot_be_generated_is_refused_before_the_model_is_loaded(reelora, tmp_path, options, hint):

@@ -24,8 +24,7 @@ SETTINGS = CacheSettings(
 
 
 def cached(clips, cache: Path) -> CachedClips:
-    precompute(clips, cache, SETTINGS, **Encoders().factories())
-    return CachedClips(cache)
+    return CachedClips(precompute(clips, cache, SETTINGS, **Encoders().factories()).manifest)
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +45,7 @@ def ten(clips, tmp_path_factory) -> CachedClips:
 
 
 def test_a_cache_is_opened_by_its_folder_or_its_manifest(ten):
-    assert CachedClips(ten.folder / "manifest.json").data_hash == ten.data_hash
+    assert CachedClips(next((ten.folder / "sets").iterdir())).data_hash == ten.data_hash
     assert len(ten) == 10
     assert ten[-1]["source"] == "9.mp4"
     assert [clip["caption"] for clip in ten] == ten.captions
@@ -84,7 +83,7 @@ def test_a_share_holds_out_that_part_of_the_videos_and_at_least_one(ten, share, 
 
 
 def test_a_split_depends_on_content_and_not_on_order_names_or_captions(ten, clips, tmp_path):
-    renamed = [ClipSource(name=f"x{i}.mp4", path=clip.path, caption="another") for i, clip in enumerate(reversed(clips))]
+    renamed = [ClipSource(name=f"x{i}.mp4", path=clip.path, captions=("another",)) for i, clip in enumerate(reversed(clips))]
     other = cached(renamed, tmp_path / "cache")
     held_out = {ten.sources.index(name) for name in ten.split(3, seed=1)[1].sources}
     assert {9 - int(name[1:-4]) for name in other.split(3, seed=1)[1].sources} == held_out
@@ -152,10 +151,21 @@ def test_verify_finds_a_single_flipped_bit(ten, tmp_path):
     assert CachedClips(clips.folder).verify() == [path]
 
 
+def test_values_that_changed_on_the_disk_are_refused_by_name_when_they_are_first_read(ten, tmp_path):
+    folder = shutil.copytree(ten.folder, tmp_path / "cache")
+    for path in (folder / "latents").iterdir():
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes(data)
+    with pytest.raises(DataError, match=r"latents.*is damaged.*Run `reelora precompute`"):
+        CachedClips(folder)[0]
+
+
 def test_a_manifest_cannot_name_files_outside_the_cache(ten, tmp_path):
     cache = shutil.copytree(ten.folder, tmp_path / "cache")
-    text = (cache / "manifest.json").read_text()
+    (manifest,) = (cache / "sets").iterdir()
+    text = manifest.read_text()
     key = json.loads(text)["clips"][0]["latents"]
-    (cache / "manifest.json").write_text(text.replace(key, "../../" + key[6:]))
+    manifest.write_text(text.replace(key, "../../" + key[6:]))
     with pytest.raises(FileFormatError, match="is no manifest of a cache"):
         CachedClips(cache)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reelora.data import list_clips
+from reelora.data import list_clips, with_repeats, with_trigger
 from reelora.errors import DataError, FileFormatError
 
 
@@ -71,6 +71,64 @@ def test_any_caption_survives_jsonl(tmp_path, captions):
     lines = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
     (tmp_path / "metadata.jsonl").write_bytes(lines.encode())
     assert [clip.caption for clip in list_clips(tmp_path)] == [" ".join(caption.split()) for caption in captions]
+
+
+SEVERAL = {
+    "jsonl list": {"metadata__jsonl": '{"video": "a.mp4", "caption": ["a cat", "a pet", " a  cat"], "repeats": 3}'},
+    "jsonl columns": {"metadata__jsonl": '{"video": "a.mp4", "text": "a cat", "text_2": "a pet", "repeats": 3}'},
+    "csv": {"metadata__csv": "video,text,text_2,text_10,repeats\na.mp4,a cat,a pet,,3"},
+}
+
+
+@pytest.mark.parametrize("files", SEVERAL.values(), ids=SEVERAL)
+def test_a_clip_may_have_several_captions_and_repeats_in_every_form_of_a_list(tmp_path, files):
+    (clip,) = list_clips(put(tmp_path, a__mp4="", **files))
+    assert (clip.captions, clip.repeats) == (("a cat", "a pet"), 3)
+
+
+def test_lines_of_a_file_are_one_caption_or_several_as_asked(tmp_path):
+    put(tmp_path, a__mp4="", a__txt="a cat\n\n a  pet \n")
+    assert list_clips(tmp_path)[0].captions == ("a cat a pet",)
+    assert list_clips(tmp_path, caption_lines="apart")[0].captions == ("a cat", "a pet")
+
+
+def test_a_default_caption_is_given_to_the_clips_that_have_none_and_to_no_others(tmp_path):
+    put(tmp_path, a__mp4="", b__mp4="", b__txt=" ", c__mp4="", c__txt="a dog")
+    assert [clip.caption for clip in list_clips(tmp_path, default_caption="a cat")] == ["a cat", "a cat", "a dog"]
+
+
+@pytest.mark.parametrize("repeats", ["0", "-1", "1.5", "often", "true", "[2]"])
+def test_repeats_that_are_no_count_are_refused_by_row(tmp_path, repeats):
+    text = repeats if repeats in ("0", "-1", "1.5", "true", "[2]") else f'"{repeats}"'
+    put(tmp_path, a__mp4="", metadata__jsonl=f'{{"video": "a.mp4", "text": "a", "repeats": {text}}}')
+    with pytest.raises(DataError, match=r"1 of 1 clips have repeats that are no whole number from 1 on: metadata\.jsonl:1"):
+        list_clips(tmp_path)
+
+
+def test_a_trigger_word_is_put_before_captions_that_do_not_hold_it_as_a_word(tmp_path):
+    put(tmp_path, a__mp4="", b__mp4="", c__mp4="", a__txt="a cat", b__txt="a Zzq, sleeping", c__txt="a zzqs")
+    assert [clip.caption for clip in with_trigger(list_clips(tmp_path), "zzq")] == [
+        "zzq a cat",
+        "a Zzq, sleeping",
+        "zzq a zzqs",
+    ]
+
+
+def test_repeats_go_by_pattern_and_the_last_that_matches_counts(tmp_path):
+    put(tmp_path, x_in_a__mp4="", x_in_b__mp4="", c__mp4="", x_in_a__txt="a", x_in_b__txt="b", c__txt="c")
+    clips = with_repeats(list_clips(tmp_path), {"x/*": 3, "*b.mp4": 5})
+    assert {clip.name: clip.repeats for clip in clips} == {"x/a.mp4": 3, "x/b.mp4": 5, "c.mp4": 1}
+    with pytest.raises(DataError, match=r"1 of 1 patterns in repeats match no clip: y/\*\. Clips are named as c\.mp4"):
+        with_repeats(clips, {"y/*": 2})
+
+
+def test_images_are_clips_only_where_they_are_asked_for(tmp_path):
+    put(tmp_path, a__mp4="", b__png="", a__txt="a", b__txt="b")
+    assert [[clip.name for clip in list_clips(tmp_path, media=media)] for media in ("videos", "images", "both")] == [
+        ["a.mp4"],
+        ["b.png"],
+        ["a.mp4", "b.png"],
+    ]
 
 
 def test_columns_can_be_named(tmp_path):

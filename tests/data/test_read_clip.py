@@ -2,6 +2,7 @@
 
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -11,10 +12,10 @@ from films import cut, grey, which, write_film, write_sound
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reelora.data import ClipSettings, read_clip
+from reelora.data import ClipSettings, probe_video, read_as, read_clip
 from reelora.errors import ConfigError, DataError, FileFormatError
 
-SMALL = {"height": 16, "width": 16}
+SMALL: dict[str, Any] = {"height": 16, "width": 16}
 
 
 def kinds(report) -> list[str]:
@@ -100,6 +101,32 @@ def test_a_clip_below_the_least_share_is_refused_and_one_at_it_is_not(tmp_path):
     read_clip(film, num_frames=13, fps=8, min_share=0.4, **SMALL)
 
 
+@pytest.mark.parametrize(
+    ("padding", "shown"),
+    [
+        ("last", [0, 1, 2, 3, 4, 5, 5, 5, 5, 5, 5, 5]),
+        ("loop", [0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5]),
+        ("bounce", [0, 1, 2, 3, 4, 5, 4, 3, 2, 1, 0, 1]),
+    ],
+)
+def test_a_short_clip_is_padded_as_asked(tmp_path, padding, shown):
+    frames, report = read_clip(write_film(tmp_path / "film.mp4", 6), num_frames=12, fps=8, padding=padding, **SMALL)
+    assert which(frames) == shown
+    assert kinds(report)[0] == "padded"
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".webm", ".avi", ".ts"])
+@pytest.mark.parametrize("first", [1, 47, 80, 117])
+def test_a_piece_of_a_long_film_is_the_same_as_when_it_is_read_from_its_start(tmp_path, suffix, first):
+    # Pieces that begin late are sought by key pictures, where a film that is read from its start is decoded whole.
+    pictures = [grey(index * 7) for index in range(125)]
+    film = write_film(tmp_path / f"film{suffix}", pictures, fps=8)
+    whole, _ = read_clip(film, num_frames=125, height=16, width=16, fps=8)
+    piece, _ = read_as(film, ClipSettings(num_frames=8, height=16, width=16, fps=8), first=first)
+    assert which(piece) == which(whole[first : first + 8])
+    assert torch.equal(piece, whole[first : first + 8])
+
+
 # Space.
 
 
@@ -121,6 +148,40 @@ def test_a_circle_stays_a_circle(tmp_path, height, width):
     tall, wide = extent(frames[0])
     assert abs(tall - wide) <= 1
     assert abs(tall - 40 * 64 / min(height, width)) <= 2
+
+
+def stripes_across(height: int, width: int) -> np.ndarray:
+    """Red, green and blue from left to right, or from top to bottom of a picture that is higher than wide."""
+    picture = np.zeros((height, width, 3), np.uint8)
+    axis = 1 if width > height else 0
+    for colour, part in enumerate(np.array_split(np.arange((height, width)[axis]), 3)):
+        picture[(slice(None), part) if axis else part] = 20
+        picture[(slice(None), part, colour) if axis else (part, slice(None), colour)] = 200
+    return picture
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 96), (96, 32)])
+@pytest.mark.parametrize(
+    ("fit", "seen"),
+    [("crop_start", "red"), ("crop", "green"), ("crop_end", "blue")],
+)
+def test_the_part_that_is_kept_is_the_one_that_was_asked_for(tmp_path, height, width, fit, seen):
+    film = write_film(tmp_path / "film.mp4", [stripes_across(height, width)] * 2)
+    frames, report = read_clip(film, num_frames=2, fps=8, fit=fit, height=32, width=32)
+    assert {corner(frames[0], row, column) for row in (4, 28) for column in (4, 28)} == {seen}
+    assert kinds(report) == ["cropped"]
+
+
+@pytest.mark.parametrize(("fit", "edges"), [("pad", (0, 0)), ("pad_edge", (200, 60))])
+def test_a_padded_picture_is_whole_and_has_a_border_of_black_or_of_its_edge(tmp_path, fit, edges):
+    top, bottom = np.full((16, 64, 3), 200, np.uint8), np.full((16, 64, 3), 60, np.uint8)
+    film = write_film(tmp_path / "film.mp4", [np.concatenate([top, bottom])] * 2)
+    frames, report = read_clip(film, num_frames=2, fps=8, fit=fit, height=64, width=64)
+    rows = frames[0].float().mean((1, 2))
+    expected = torch.tensor([edges[0]] * 16 + [200] * 16 + [60] * 16 + [edges[1]] * 16)
+    assert (rows - expected).abs().max() <= 4
+    assert kinds(report) == ["bordered"]
+    assert "around 32 x 64, which fill 50% of 64 x 64" in str(report)
 
 
 def test_pixels_that_are_not_square_are_made_so(tmp_path):
@@ -166,6 +227,7 @@ def test_a_film_is_turned_upright_as_its_display_matrix_asks(tmp_path):
     seen = [corner(frames[0], row, column) for row, column in [(6, 6), (6, 26), (42, 6), (42, 26)]]
     assert seen == ["blue", "red", "grey", "green"]
     assert "turned: by 270 degrees counter-clockwise" in str(report)
+    assert probe_video(film).upright == (48, 32)
 
 
 def test_detail_finer_than_the_result_becomes_its_mean_and_not_a_pattern(tmp_path):
@@ -288,7 +350,19 @@ def test_a_missing_file_and_a_folder_are_os_errors(tmp_path):
         read_clip(tmp_path, num_frames=2, fps=8, **SMALL)
 
 
-@pytest.mark.parametrize("wrong", [{"num_frames": 0}, {"height": 0}, {"fps": 0}, {"fps": float("nan")}, {"min_share": 1.5}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_frames": 0},
+        {"height": 0},
+        {"fps": 0},
+        {"fps": float("nan")},
+        {"min_share": 1.5},
+        {"fit": "squash"},
+        {"padding": "none"},
+        {"fps": 1e9},
+    ],
+)
 def test_impossible_settings_are_refused_by_name(wrong):
     with pytest.raises(ConfigError, match=next(iter(wrong))):
         ClipSettings(**{"num_frames": 9, "height": 16, "width": 16, "fps": 8, **wrong})

@@ -38,11 +38,11 @@ def test_a_stock_pipeline_runs_with_a_rack_in_its_middle(adapter, tmp_path, caps
     assert "1 adapters, fused: 24 modules fused" in capsys.readouterr().out
 
 
-def test_an_adapter_is_switched_live(adapter, tmp_path, capsys):
+def test_an_adapter_is_switched_live(adapter, tmp_path, capsys, monkeypatch):
     module = example("switch_live")
     strips = []
     draw_all = module.draw_all
-    module.draw_all = lambda made: draw_all(strips.extend(made) or made)
+    monkeypatch.setattr(module, "draw_all", lambda made: draw_all(strips.extend(made) or made))
     module.main(str(adapter), str(tmp_path / "sheet.png"), steps=2)
     pixels = dict(zip(module.STATES, (strip.tobytes() for strip in strips), strict=True))
     assert pixels["nothing acts"] == pixels["restored, nothing acts"]

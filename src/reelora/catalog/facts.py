@@ -104,20 +104,20 @@ class ModelFacts:
         return self.in_channels == 2 * self.latent_channels
 
     def check_trainable(self) -> None:
-        """Raise ConfigError for a model that is not of CogVideoX, or whose transformer and VAE do not belong together."""
-        if self.model_class != "CogVideoXTransformer3DModel":
-            raise ConfigError(f"{self.name} makes still images; use a text-to-video model, such as zai-org/CogVideoX-2b.")
+        """Raise ConfigError where the denoiser and the VAE do not belong together."""
         if self.in_channels != self.latent_channels and not self.needs_image:
             raise ConfigError(f"{self._channels}: transformer and VAE are not of one model. Take both from the same folder.")
 
     def check_text_to_video(self) -> None:
         """Raise ConfigError for a model that does not make videos out of text alone, and name one that does."""
-        self.check_trainable()
+        if self.model_class != "CogVideoXTransformer3DModel":
+            raise ConfigError(f"{self.name} makes still images; use a text-to-video model, such as zai-org/CogVideoX-2b.")
         if self.needs_image:
             sister = self.text_to_video or "its text-to-video sister"
             raise ConfigError(
                 f"{self._channels}: the others are for a conditioning image, which there is none of. Use {sister}."
             )
+        self.check_trainable()
 
     @property
     def _channels(self) -> str:

@@ -8,7 +8,7 @@ import typer
 from reelora import __version__
 from reelora.errors import ReeloraError
 
-from . import convert, demo, diff, doctor, extract, fuse, generate, inspect, merge, precompute, resize, train
+from . import cache, checkpoint, convert, demo, diff, doctor, extract, fuse, generate, inspect, merge, precompute, resize, train
 
 __all__ = ["main"]
 
@@ -27,6 +27,7 @@ VERBS = (
     extract.extract,
     diff.diff,
     fuse.fuse,
+    checkpoint.checkpoint,
     precompute.precompute,
     train.train,
     generate.generate,
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 for verb in VERBS:
     app.command()(verb)
+app.add_typer(cache.app)
 
 
 def _show_version(is_asked: bool) -> None:

@@ -24,7 +24,9 @@ __all__ = [
     "Overwrite",
     "Producer",
     "Rank",
+    "RolePaths",
     "SatConfig",
+    "read_role_paths",
     "read_train_config",
 ]
 
@@ -48,6 +50,10 @@ Producer = Annotated[
 SatConfig = Annotated[
     list[Path] | None, typer.Option("--sat-config", metavar="YAML", help="YAML of a SAT training; the later ones win.")
 ]
+RolePaths = Annotated[
+    list[str] | None,
+    typer.Option("--path", metavar="ROLE=PATH", help="Where a role comes from, instead of where the model says: vae=FOLDER."),
+]
 Destination = Annotated[Path, typer.Argument(metavar="OUTPUT", help="FILE.safetensors, FILE.pt (SAT) or a new folder (PEFT).")]
 Layout = Annotated[
     str,
@@ -58,6 +64,16 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a file tha
 Rank = Annotated[int | None, typer.Option("--rank", help="At most this rank in every module.")]
 Keep = Annotated[float | None, typer.Option("--keep", metavar="SHARE", help="The smallest ranks that keep this energy: 0.99.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the answer as JSON.")]
+
+
+def read_role_paths(pairs: list[str] | None) -> dict[str, Path]:
+    """``ROLE=PATH`` pairs; ConfigError for what is none."""
+    from reelora.errors import ConfigError
+
+    split = {pair: pair.partition("=") for pair in pairs or ()}
+    if wrong := [pair for pair, (role, _, path) in split.items() if not role or not path]:
+        raise ConfigError(f"--path {wrong[0]!r} is no ROLE=PATH; an example is vae=CogVideoX-2b/vae.")
+    return {role: Path(path) for role, _, path in split.values()}
 
 
 def read_train_config(

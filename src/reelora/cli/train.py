@@ -22,6 +22,10 @@ def train(
     init: Annotated[
         Path | None, typer.Option("--init", metavar="FILE", help="Write a commented settings file and end.")
     ] = None,
+    show_timesteps: Annotated[
+        Path | None,
+        typer.Option("--show-timesteps", metavar="FILE", help="Write a page on which noise levels are seen, and end."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the outcome as JSON.")] = False,
 ) -> None:
     """Train an adapter on a folder of captioned clips, or go on with the run in the output folder.
@@ -39,15 +43,23 @@ def train(
         recipes.write_new_text(init, settings.commented_toml())
         print(f"Wrote {init}. Next: reelora train {init}")
         return
+    if show_timesteps is not None:
+        recipes.write_timesteps_page(settings, show_timesteps)
+        print(f"Wrote {show_timesteps}.")
+        return
     with Terminal() as terminal:
         outcome = recipes.train(settings, listener=terminal)
     result = outcome.result
     if as_json:
         answer = {"step": result.step, "is_complete": result.is_complete, "seconds": result.seconds}
-        print(json.dumps(answer | {"adapter": str(outcome.adapter), "report": str(outcome.report)}))
+        files = {"adapter": str(outcome.adapter), "report": str(outcome.report)}
+        finding = outcome.verdict.finding if outcome.verdict else None
+        print(json.dumps(answer | files | {"finding": finding, "best_step": result.best_step}))
     elif result.is_complete:
         print(f"Trained {result.step} steps in {result.seconds:.0f} s: {outcome.adapter}\nReport: {outcome.report}")
+        if outcome.best.exists():
+            print(f"The held-out clips were best at step {result.best_step}: {outcome.best}")
     else:
-        print(f"Stopped after step {result.step} of {settings.loop.steps}; the same command goes on from there.")
+        print(f"Stopped after step {result.step} of {settings.loop.steps}: {result.stopped_by}. The same command goes on.")
     if not result.is_complete:
         raise typer.Exit(130)

@@ -3,34 +3,71 @@
 The encoders are arguments; nothing here knows a model.
 """
 
-from .cache import CacheSummary, PromptEncoder, VideoEncoder, precompute
+from .batches import BatchPlan, Visit
+from .cache import CacheSummary, CacheWork, complete_cache, missing_entries, precompute
+from .captions import with_repeats, with_trigger
 from .dataset import CachedClip, CachedClips
+from .encoding import PromptEncoder, VideoEncoder
 from .entries import CacheSettings
-from .frames import Change, ClipReport, ClipSettings, read_clip
-from .manifest import unused_entries
+from .fitting import FITS, PADDINGS, Fit, Padding
+from .frames import ClipSettings, read_as, read_clip
+from .pieces import ChoiceKind, ClipChoice, Piece, pieces_of
+from .plan import OnProgress, Plan, PlannedClip, Refusal, plan_clips, read_first_frame
+from .probe import Probe, probe_video
+from .reports import Change, ClipReport
 from .sampling import batch_indices
-from .sources import ClipList, ClipSource, list_clips
-from .survey import OnProgress, Refusal, Survey, survey
+from .sources import CaptionLines, ClipList, ClipSource, Media, list_clips
+from .upkeep import CacheSet, Damage, Pruning, alone_in, cache_sets, in_use, plan_pruning, unused_entries, verify_cache
 
 __all__ = [
+    "FITS",
+    "PADDINGS",
+    "BatchPlan",
+    "CacheSet",
     "CacheSettings",
     "CacheSummary",
+    "CacheWork",
     "CachedClip",
     "CachedClips",
+    "CaptionLines",
     "Change",
+    "ChoiceKind",
+    "ClipChoice",
     "ClipList",
     "ClipReport",
     "ClipSettings",
     "ClipSource",
+    "Damage",
+    "Fit",
+    "Media",
     "OnProgress",
+    "Padding",
+    "Piece",
+    "Plan",
+    "PlannedClip",
+    "Probe",
     "PromptEncoder",
+    "Pruning",
     "Refusal",
-    "Survey",
     "VideoEncoder",
+    "Visit",
+    "alone_in",
     "batch_indices",
+    "cache_sets",
+    "complete_cache",
+    "in_use",
     "list_clips",
+    "missing_entries",
+    "pieces_of",
+    "plan_clips",
+    "plan_pruning",
     "precompute",
+    "probe_video",
+    "read_as",
     "read_clip",
-    "survey",
+    "read_first_frame",
     "unused_entries",
+    "verify_cache",
+    "with_repeats",
+    "with_trigger",
 ]

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
 from typing import TypedDict
@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reelora.errors import ConfigError, DataError, first_few
-from reelora.tensorio import fingerprint
+from reelora.tensorio import TensorStore, fingerprint
 
-from .entries import LATENTS, PROMPTS, EntryKind, read_entry
+from .entries import LATENTS, PROMPTS, EntryKind, read_entry, read_whole_entry
 from .manifest import EntryRecord, ManifestClip, read_manifest
+from .reports import ClipReport
 from .sampling import shuffled
 
 __all__ = ["CachedClip", "CachedClips"]
@@ -37,29 +38,35 @@ class CachedClip(TypedDict):
 
 
 class CachedClips:
-    """The clips of a cache that ``precompute`` made, in the order of its manifest.
+    """The clips of a data set that ``precompute`` made, in the order of its manifest.
 
-    ``path`` is the cache's folder or its manifest. Tensors are views of mapped files: an item costs memory only
-    while it is used. Raises DataError where the cache is incomplete, or entries are missing or truncated, and names
-    them; FileFormatError where the manifest is not one.
+    ``path`` is the manifest, or the cache's folder if it holds only one. Tensors are views of mapped files: an item costs
+    memory only while it is used. The values of an entry are compared with their hash when it is first read. Raises DataError
+    where the cache is incomplete, or entries are missing, truncated or damaged, and names them; FileFormatError where the
+    manifest is not one.
     """
 
     def __init__(self, path: Path) -> None:
         self.folder, self._manifest = read_manifest(Path(path))
         self._clips = self._manifest.clips
+        self._known: set[str] = set()
         self._check_sizes()
 
     def __len__(self) -> int:
         return len(self._clips)
 
     def __getitem__(self, index: int) -> CachedClip:
+        return self.read(index)
+
+    def read(self, index: int, *, caption: int = 0) -> CachedClip:
+        """A clip with the first of its captions, or that of the number that a ``Visit`` gives."""
         clip = self._clips[index]
-        latents = read_entry(self.folder, LATENTS, clip.latents)
+        latents = self._entry(LATENTS, clip.latents, self._manifest.latents)
         return CachedClip(
             latent_mean=latents["latent_mean"],
             latent_std=latents["latent_std"],
-            prompt_states=self._prompt_states(clip.prompt),
-            caption=clip.caption,
+            prompt_states=self._prompt_states(clip.prompts[caption]),
+            caption=clip.captions[caption],
             source=clip.name,
         )
 
@@ -71,13 +78,33 @@ class CachedClips:
 
     @property
     def captions(self) -> list[str]:
-        """The caption of every clip."""
-        return [clip.caption for clip in self._clips]
+        """The first caption of every clip."""
+        return [clip.captions[0] for clip in self._clips]
+
+    @property
+    def num_captions(self) -> list[int]:
+        """How many captions every clip has."""
+        return [len(clip.captions) for clip in self._clips]
+
+    @property
+    def repeats(self) -> list[int]:
+        """How often every clip is seen in an epoch."""
+        return [clip.repeats for clip in self._clips]
+
+    @property
+    def buckets(self) -> list[str]:
+        """Frames, height and width of every clip, as ``49x480x720``: clips of one bucket can be stacked."""
+        return [clip.report.size for clip in self._clips]
 
     @property
     def sources(self) -> list[str]:
-        """The name of every clip in the data set's folder."""
+        """The name of every clip in the data set's folder; a piece of a video also says where it begins."""
         return [clip.name for clip in self._clips]
+
+    @property
+    def reports(self) -> list[ClipReport]:
+        """What every clip's video is, and what was done to it."""
+        return [clip.report for clip in self._clips]
 
     @property
     def settings(self) -> dict[str, str | int | float]:
@@ -92,9 +119,7 @@ class CachedClips:
     @property
     def data_hash(self) -> str:
         """SHA-256 in hex over the contents of all entries in their order: equal exactly for equal training data."""
-        contents = [
-            [self._manifest.latents[c.latents].fingerprint, self._manifest.prompts[c.prompt].fingerprint] for c in self._clips
-        ]
+        contents = [self._content(clip) for clip in self._clips]
         empty = self._manifest.prompts[self._manifest.empty_prompt].fingerprint
         return hashlib.sha256(json.dumps([empty, contents]).encode()).hexdigest()
 
@@ -119,13 +144,30 @@ class CachedClips:
         """Read every entry and compare its content with the manifest; the paths of those that differ."""
         return [kind.path(self.folder, key) for kind, key, record in self._entries() if not self._is_whole(kind, key, record)]
 
+    def _content(self, clip: ManifestClip) -> list[object]:
+        latents, prompts = self._manifest.latents, self._manifest.prompts
+        return [latents[clip.latents].fingerprint, [prompts[key].fingerprint for key in clip.prompts], clip.repeats]
+
     def _those(self, is_wanted: Callable[[ManifestClip], bool]) -> "CachedClips":
         other = copy(self)
         other._clips = tuple(clip for clip in self._clips if is_wanted(clip))
         return other
 
     def _prompt_states(self, key: str) -> TokenStates:
-        return read_entry(self.folder, PROMPTS, key)["prompt_states"]
+        return self._entry(PROMPTS, key, self._manifest.prompts)["prompt_states"]
+
+    def _entry(self, kind: EntryKind, key: str, records: Mapping[str, EntryRecord]) -> TensorStore:
+        """An entry, whose values are read whole and compared the first time."""
+        if key in self._known:
+            return read_entry(self.folder, kind, key)
+        store = read_whole_entry(self.folder, kind, key)
+        if store.metadata["fingerprint"] != records[key].fingerprint:
+            raise DataError(
+                f"{kind.path(self.folder, key)}: holds other values than when the data set was made: it was made anew since. "
+                "Run `reelora precompute` again."
+            )
+        self._known.add(key)
+        return store
 
     def _entries(self) -> list[tuple[EntryKind, str, EntryRecord]]:
         manifest = self._manifest

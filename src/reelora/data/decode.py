@@ -1,10 +1,11 @@
 """Pictures out of video files: the only module that talks to libav."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
+from math import isnan
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from av.container import InputContainer
     from av.video.stream import VideoStream
 
-__all__ = ["Footage", "Picture", "file_hash", "open_footage", "pixels_of"]
+__all__ = ["Footage", "Picture", "file_hash", "open_footage", "pixels_of", "turns_of"]
 
 # Containers only: a playlist (hls, concat, dash) named .mp4 could make libav open other files or addresses.
 _FORMATS = (
@@ -31,6 +32,11 @@ _GUARDS = {"format_whitelist": _FORMATS, "protocol_whitelist": "file"}
 
 _SIGNATURES = {"MP4": (4, b"ftyp"), "Matroska": (0, b"\x1a\x45\xdf\xa3"), "AVI": (0, b"RIFF"), "GIF": (0, b"GIF8")}
 _ATTACHED_PICTURE = 0x0400  # AV_DISPOSITION_ATTACHED_PIC: the cover of a song is no footage
+
+# Decoding from the start is exact everywhere; going to a key picture is worth its risks only in long videos.
+_WORTH_SEEKING = 5.0
+_INDEXED = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+_SEEK_MARGIN = 1.0
 
 Picture = tuple[float, "VideoFrame"]
 """Seconds after the first picture, and what is on screen from then on."""
@@ -51,10 +57,23 @@ class Footage:
     pixel_aspect: float
     """Width of one pixel over its height."""
 
-    def pictures(self) -> Iterator[Picture]:
-        """Decode in display order, from the first picture. Raises DataError where the data are damaged."""
+    start_time: float
+    """Timestamp of the first picture; not a number for a stream without timestamps."""
+
+    def pictures(self, *, start: float = 0.0) -> Generator[Picture, None, None]:
+        """Decode in display order, from the first picture, or from a key picture at ``start`` seconds or earlier.
+
+        Raises DataError where the data are damaged.
+        """
         with _opened(self.path) as container:
-            yield from _decoded(container, self)
+            pictures = _decoded(container, self, start)
+            opening = next(pictures)
+            if opening[0] <= start:
+                yield opening
+                yield from pictures
+                return
+        with _opened(self.path) as container:  # its index led past the start
+            yield from _decoded(container, self, 0.0)
 
 
 @contextmanager
@@ -136,6 +155,7 @@ def _scan(container: "InputContainer", stream: "VideoStream", path: Path) -> tup
 
 
 def _footage(path: Path, stream: "VideoStream", times: list[float], durations: list[float]) -> Footage:
+    start_time = float("nan") if np.isnan(times).any() else min(times, default=float("nan"))
     guess = float(stream.average_rate or stream.guessed_rate or 0) or 1.0
     if np.isnan(times).any():  # raw streams without timestamps: count
         times = [index / guess for index in range(len(times))]
@@ -152,6 +172,7 @@ def _footage(path: Path, stream: "VideoStream", times: list[float], durations: l
         is_steady=all(abs(other - step) <= 0.1 * step + tick for other in steps),
         last_time=span,
         pixel_aspect=float(stream.sample_aspect_ratio or 1),
+        start_time=start_time,
     )
 
 
@@ -175,12 +196,12 @@ def _count_good(footage: Footage) -> int:
     return count
 
 
-def _decoded(container: "InputContainer", footage: Footage) -> Iterator[Picture]:
+def _decoded(container: "InputContainer", footage: Footage, start: float) -> Iterator[Picture]:
     from av.error import FFmpegError
 
     stream = _moving_stream(container, footage.path)
     stream.thread_type = "AUTO"
-    count, begin, time = 0, None, -1 / footage.fps
+    count, begin, time = 0, _sought(container, stream, footage, start), -1 / footage.fps
     try:
         for frame in container.decode(stream):
             if frame.is_corrupt:
@@ -199,9 +220,23 @@ def _decoded(container: "InputContainer", footage: Footage) -> Iterator[Picture]
         raise DataError(f"{footage.path}: only {count} of {footage.num_frames} frames can be decoded. Get it again.")
 
 
+def _sought(container: "InputContainer", stream: "VideoStream", footage: Footage, start: float) -> float | None:
+    """Go to a key picture well before ``start`` where that saves work; the timestamp to count from, None at the beginning."""
+    is_indexed = container.format.name in _INDEXED and not isnan(footage.start_time)
+    if start < _WORTH_SEEKING or not is_indexed or not stream.time_base:
+        return None
+    container.seek(int((footage.start_time + start - _SEEK_MARGIN) / stream.time_base), stream=stream)
+    return footage.start_time
+
+
+def turns_of(frame: "VideoFrame") -> int:
+    """The quarter turns (counter-clockwise) that bring a picture upright."""
+    return round(frame.rotation / 90) % 4
+
+
 def pixels_of(frame: "VideoFrame") -> tuple[FramesU8, int]:
     """The picture as RGB bytes ``(1 h w c)``, upright, and the quarter turns (counter-clockwise) that this took."""
-    turns = round(frame.rotation / 90) % 4
+    turns = turns_of(frame)
     upright = np.rot90(frame.to_ndarray(format="rgb24"), turns)
     return torch.from_numpy(np.ascontiguousarray(upright))[None], turns
 

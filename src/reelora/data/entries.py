@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,11 +13,28 @@ from reelora.errors import DataError, FileFormatError
 from reelora.tensorio import TensorStore, fingerprint, open_tensors, write_tensors
 
 from .frames import ClipSettings
+from .pieces import HEAD, ClipChoice, Piece
+from .probe import Probe
 
-__all__ = ["LATENTS", "PROMPTS", "CacheSettings", "EntryKind", "entry_files", "find_entry", "read_entry", "write_entry"]
+__all__ = [
+    "LATENTS",
+    "PROMPTS",
+    "CacheSettings",
+    "EntryKind",
+    "Facts",
+    "entry_files",
+    "find_entry",
+    "key_of",
+    "read_entry",
+    "read_whole_entry",
+    "write_entry",
+]
 
-_CODE_VERSION = 1
-"""Raise it when decoding or storing changes what an entry holds: every key then changes, and no old entry is taken."""
+_CODE_VERSION = 2
+"""Raise it when decoding, encoding or storing changes what an entry holds: every key then changes, no old entry is taken."""
+
+Facts = Mapping[str, object]
+"""All that decides what an entry holds, in words and numbers; stored with it, and hashed into its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +43,13 @@ class EntryKind:
 
     folder: str
     tensors: Mapping[str, str]
-    note: str
-    """The key of its metadata that says in words what it was made from."""
 
     def path(self, cache: Path, key: str) -> Path:
         return cache / self.folder / f"{key}.safetensors"
 
 
-LATENTS = EntryKind(folder="latents", tensors={"latent_mean": "f c h w", "latent_std": "f c h w"}, note="report")
-PROMPTS = EntryKind(folder="prompts", tensors={"prompt_states": "s d"}, note="caption")
+LATENTS = EntryKind(folder="latents", tensors={"latent_mean": "f c h w", "latent_std": "f c h w"})
+PROMPTS = EntryKind(folder="prompts", tensors={"prompt_states": "s d"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,33 +60,59 @@ class CacheSettings:
     """
 
     clip: ClipSettings
+    """What clips are made into; the first bucket."""
+    sizes: tuple[tuple[int, int, int], ...] = ()
+    """Frames, height and width of further buckets."""
+    choice: ClipChoice = HEAD
     vae_fingerprint: str
     text_fingerprint: str
     num_text_tokens: int
     dtype: torch.dtype = torch.float32
 
-    def latents_key(self, video_hash: str) -> str:
-        """Name of the entry of a video, from the SHA-256 of its bytes."""
-        # min_share only decides whether a clip is used at all.
-        shape = {name: value for name, value in asdict(self.clip).items() if name != "min_share"}
-        shape["fps"] = float(self.clip.fps)
-        return _key(kind="latents", video=video_hash, clip=shape, encoder=self.vae_fingerprint, dtype=str(self.dtype))
+    @property
+    def buckets(self) -> tuple[ClipSettings, ...]:
+        """Every size that a clip may have, each once."""
+        more = (replace(self.clip, num_frames=t, height=h, width=w) for t, h, w in self.sizes)
+        return tuple(dict.fromkeys((self.clip, *more)))
 
-    def prompt_key(self, caption: str) -> str:
-        """Name of the entry of a caption."""
-        tokens = self.num_text_tokens
-        return _key(kind="prompt", caption=caption, tokens=tokens, encoder=self.text_fingerprint, dtype=str(self.dtype))
+    def latents_facts(self, video_hash: str, piece: Piece, probe: Probe) -> Facts:
+        """What decides the entry of a piece of a video, given by the SHA-256 of its bytes."""
+        return _facts(
+            kind="latents", video=video_hash, piece=piece.facts(probe), encoder=self.vae_fingerprint, dtype=str(self.dtype)
+        )
+
+    def prompt_facts(self, caption: str) -> Facts:
+        """What decides the entry of a caption."""
+        tokens, encoder = self.num_text_tokens, self.text_fingerprint
+        return _facts(kind="prompt", caption=caption, tokens=tokens, encoder=encoder, dtype=str(self.dtype))
 
 
-def write_entry(cache: Path, kind: EntryKind, key: str, tensors: Mapping[str, Tensor], notes: Mapping[str, str]) -> None:
-    """Write an entry that appears whole or not at all, with its own key and the hash of its content."""
-    write_tensors(kind.path(cache, key), tensors, metadata={**notes, "key": key, "fingerprint": fingerprint(tensors)})
+def _facts(**facts: object) -> Facts:
+    return {"version": _CODE_VERSION, **facts}
 
 
-def find_entry(cache: Path, kind: EntryKind, key: str) -> TensorStore | None:
-    """The entry if it is there and whole; None where it is missing, truncated or not what its name says."""
+def key_of(facts: Facts) -> str:
+    """Name of the entry that facts decide: SHA-256 in hex."""
+    return hashlib.sha256(_said(facts).encode()).hexdigest()
+
+
+def _said(facts: Facts) -> str:
+    return json.dumps(facts, sort_keys=True)
+
+
+def write_entry(cache: Path, kind: EntryKind, facts: Facts, tensors: Mapping[str, Tensor]) -> None:
+    """Write an entry that appears whole or not at all, with its facts and the hash of its content."""
+    metadata = {"key": key_of(facts), "facts": _said(facts), "fingerprint": fingerprint(tensors)}
+    write_tensors(kind.path(cache, key_of(facts)), tensors, metadata=metadata)
+
+
+def find_entry(cache: Path, kind: EntryKind, key: str, *, is_read_whole: bool = False) -> TensorStore | None:
+    """The entry if it is there and whole; None where it is missing, truncated or not what its name says.
+
+    Its values are compared with their hash only if it ``is_read_whole``.
+    """
     try:
-        return read_entry(cache, kind, key)
+        return read_whole_entry(cache, kind, key) if is_read_whole else read_entry(cache, kind, key)
     except DataError:
         return None
 
@@ -87,17 +128,28 @@ def read_entry(cache: Path, kind: EntryKind, key: str) -> TensorStore:
         raise DataError(f"{error} Run `reelora precompute` again: it makes this entry anew.") from error
     ranks = {name: len(shape) for name, shape in store.shapes.items()}
     wanted = {name: len(axes.split()) for name, axes in kind.tensors.items()}
-    if ranks != wanted or store.metadata.get("key") != key or not {"fingerprint", kind.note} <= set(store.metadata):
+    said = store.metadata.get("facts", "")
+    is_named = store.metadata.get("key") == key == hashlib.sha256(said.encode()).hexdigest()
+    if ranks != wanted or not is_named or "fingerprint" not in store.metadata:
         raise DataError(f"{path}: is no entry of the cache with this name. Delete it and run `reelora precompute` again.")
     return store
 
 
-def entry_files(cache: Path) -> Iterator[Path]:
+def read_whole_entry(cache: Path, kind: EntryKind, key: str) -> TensorStore:
+    """``read_entry`` after every byte was compared with the hash that was stored. Raises DataError where they differ."""
+    store = read_entry(cache, kind, key)
+    if fingerprint(store) != store.metadata["fingerprint"]:
+        raise DataError(
+            f"{kind.path(cache, key)}: is damaged: its values are not those that were written (SHA-256 differs). "
+            "Run `reelora precompute` again: it makes this entry anew."
+        )
+    return store
+
+
+def entry_files(cache: Path) -> Iterator[tuple[EntryKind, Path]]:
     """Every file in the folders of entries, also those that a killed process left half written."""
     for kind in (LATENTS, PROMPTS):
         folder = cache / kind.folder
-        yield from sorted(path for path in folder.iterdir() if path.is_file()) if folder.is_dir() else ()
-
-
-def _key(**facts: object) -> str:
-    return hashlib.sha256(json.dumps({"version": _CODE_VERSION, **facts}, sort_keys=True).encode()).hexdigest()
+        for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+            if path.is_file():
+                yield kind, path

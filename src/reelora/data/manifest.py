@@ -1,20 +1,24 @@
-"""``manifest.json``: which clip of a data set uses which entries. It is written last, so its absence means incomplete."""
+"""``sets/HASH.json``: which clip of a data set uses which entries. Written last, so its absence means incomplete.
 
+A manifest is named by the hash of its own text: data sets, sizes and models share one cache and never overwrite each other.
+"""
+
+import hashlib
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError, model_validator
 
-from reelora.errors import DataError, FileFormatError
+from reelora.errors import DataError, FileFormatError, first_few
 from reelora.tensorio import atomic_path
 
-from .entries import entry_files
-from .frames import ClipReport
-from .survey import Refusal
+from .plan import Refusal
+from .reports import ClipReport
 
-__all__ = ["MANIFEST", "EntryRecord", "Manifest", "ManifestClip", "read_manifest", "unused_entries", "write_manifest"]
+__all__ = ["SETS", "EntryRecord", "Manifest", "ManifestClip", "manifests_in", "read_manifest", "write_manifest"]
 
-MANIFEST = "manifest.json"
+SETS = "sets"
 
 Hash = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 
@@ -24,13 +28,14 @@ class _Row(BaseModel):
 
 
 class ManifestClip(_Row):
-    """One clip: its name and caption, the SHA-256 of its file, the keys of its entries, and what was done to it."""
+    """One clip: its name, captions and repeats, the SHA-256 of its file, the keys of its entries, and what was done to it."""
 
     name: str
-    caption: str
+    captions: tuple[str, ...]
+    repeats: int
     video: Hash
     latents: Hash
-    prompt: Hash
+    prompts: tuple[Hash, ...]
     report: ClipReport
 
 
@@ -42,9 +47,9 @@ class EntryRecord(_Row):
 
 
 class Manifest(_Row):
-    """A complete cache of one data set. ``settings`` say in words what the keys were made from."""
+    """A complete data set. ``settings`` say in words what the keys were made from."""
 
-    version: Literal[1] = 1
+    version: Literal[2] = 2
     settings: dict[str, str | int | float]
     clips: tuple[ManifestClip, ...]
     refused: tuple[Refusal, ...]
@@ -55,46 +60,65 @@ class Manifest(_Row):
     @model_validator(mode="after")
     def _has_a_record_for_each_key(self) -> "Manifest":
         lost = {clip.latents for clip in self.clips} - set(self.latents)
-        lost |= ({clip.prompt for clip in self.clips} | {self.empty_prompt}) - set(self.prompts)
-        if lost or not self.clips:
-            raise ValueError(f"{len(lost)} entries have no record" if lost else "there are no clips")
+        lost |= ({key for clip in self.clips for key in clip.prompts} | {self.empty_prompt}) - set(self.prompts)
+        bare = [clip.name for clip in self.clips if len(clip.prompts) != len(clip.captions) or not clip.captions]
+        if lost or bare or not self.clips:
+            raise ValueError(f"{len(lost)} entries have no record, {len(bare)} clips no captions, of {len(self.clips)}")
         return self
 
 
-def read_manifest(path: Path) -> tuple[Path, Manifest]:
-    """The folder of a cache and its manifest, from either's path.
+def manifests_in(cache: Path) -> list[Path]:
+    """The manifests of a cache, the one that was used last at the end."""
+    found = (path for path in (cache / SETS).glob("*.json") if not path.name.startswith("."))
+    return sorted(found, key=lambda path: (path.stat().st_mtime_ns, path.name))
 
-    Raises DataError where there is no complete cache, and FileFormatError where the manifest is not ours.
+
+def read_manifest(path: Path) -> tuple[Path, Manifest]:
+    """The folder of a cache and a manifest, from the manifest's path, or from the cache's if it holds only one.
+
+    Raises DataError where there is no complete cache or more than one manifest, FileFormatError where one is not ours.
     """
-    path = path / MANIFEST if path.is_dir() else path
+    path = _only_manifest(path) if path.is_dir() else path
     try:
         text = path.read_bytes()
     except FileNotFoundError as error:
-        raise DataError(
-            f"{path}: is missing, so there is no complete cache. Run `reelora precompute`: it goes on where it stopped."
-        ) from error
+        raise DataError(f"{path}: is missing. {_INCOMPLETE}") from error
     try:
-        return path.parent, Manifest.model_validate_json(text)
+        manifest = Manifest.model_validate_json(text)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "as a whole"
-        raise FileFormatError(
-            f"{path}: is no manifest of a cache ({where}: {first['msg']}). Delete it and run `reelora precompute`; "
-            "whole entries are kept."
-        ) from error
+        raise _no_manifest(path, f"{where}: {first['msg']}") from error
+    if hashlib.sha256(text).hexdigest() != path.stem:
+        raise _no_manifest(path, "its text is not that which was written, SHA-256 differs")
+    return path.parent.parent, manifest
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write the manifest of a cache whose entries are all there."""
-    with atomic_path(folder / MANIFEST) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n", encoding="utf-8")
+_INCOMPLETE = "So there is no complete cache. Run `reelora precompute`: it goes on where it stopped."
 
 
-def unused_entries(folder: Path) -> list[Path]:
-    """Files of a cache that its manifest does not name: entries of other settings or data, and leftovers.
+def _no_manifest(path: Path, why: str) -> FileFormatError:
+    return FileFormatError(
+        f"{path}: is no manifest of a cache ({why}). Delete it and run `reelora precompute`; whole entries are kept."
+    )
 
-    They are never deleted here; another run may share them. Raises DataError where there is no complete cache.
-    """
-    folder, manifest = read_manifest(folder)
-    used = {f"{key}.safetensors" for key in (*manifest.latents, *manifest.prompts)}
-    return [path for path in entry_files(folder) if path.name not in used]
+
+def _only_manifest(cache: Path) -> Path:
+    found = manifests_in(cache)
+    if not found:
+        raise DataError(f"{cache}: holds no data set. {_INCOMPLETE}")
+    if len(found) > 1:
+        raise DataError(f"{cache}: holds {len(found)} data sets; give the path of one: {first_few([*map(str, found[::-1])])}.")
+    return found[0]
+
+
+def write_manifest(cache: Path, manifest: Manifest) -> Path:
+    """Write the manifest of a data set whose entries are all there; one that is there already is only marked as used now."""
+    text = manifest.model_dump_json(indent=1).encode() + b"\n"
+    path = cache / SETS / f"{hashlib.sha256(text).hexdigest()}.json"
+    if path.is_file() and path.read_bytes() == text:
+        os.utime(path)
+        return path
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(text)
+    return path

@@ -2,25 +2,47 @@
 
 import csv
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from os.path import normpath
 from pathlib import Path, PurePosixPath
-from typing import overload
+from typing import Literal, overload
 
 from reelora.errors import DataError, FileFormatError, first_few, nearest
 
-__all__ = ["CAPTION_COLUMNS", "VIDEO_COLUMNS", "VIDEO_SUFFIXES", "ClipList", "ClipSource", "list_clips"]
+__all__ = [
+    "CAPTION_COLUMNS",
+    "MEDIA",
+    "VIDEO_COLUMNS",
+    "CaptionLines",
+    "ClipList",
+    "ClipSource",
+    "Media",
+    "list_clips",
+]
+
+Media = Literal["videos", "images", "both"]
+"""What counts as a clip where no list names the files."""
+
+CaptionLines = Literal["joined", "apart"]
+"""Whether the lines of a .txt file are one caption or several."""
 
 VIDEO_SUFFIXES = frozenset(
     (".3gp", ".avi", ".flv", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 )
-"""What counts as a video where no list names the files."""
+IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
+MEDIA: Mapping[Media, frozenset[str]] = {
+    "videos": VIDEO_SUFFIXES,
+    "images": IMAGE_SUFFIXES,
+    "both": VIDEO_SUFFIXES | IMAGE_SUFFIXES,
+}
 
 VIDEO_COLUMNS = ("file_name", "video")
 CAPTION_COLUMNS = ("text", "caption", "prompt")
+REPEATS_COLUMN = "repeats"
 
 _SHOWN = 20
 
@@ -31,7 +53,15 @@ class ClipSource:
 
     name: str
     path: Path
-    caption: str
+    captions: tuple[str, ...]
+    """At least one; which of them is seen changes from epoch to epoch."""
+    repeats: int = 1
+    """How often it is seen in an epoch."""
+
+    @property
+    def caption(self) -> str:
+        """Its first caption."""
+        return self.captions[0]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,57 +87,78 @@ class ClipList(Sequence[ClipSource]):
 
 @dataclass(frozen=True, kw_only=True)
 class _Row:
-    """What a form says of one clip: ``where`` it stands, the file's name, and the caption if there is one."""
+    """What a form says of one clip: ``where`` it stands, the file's name, the captions if there are any, and repeats."""
 
     where: str
     name: str
-    caption: str | None
+    captions: tuple[str, ...]
+    repeats: object = 1
     is_text: bool = True
 
 
-def list_clips(folder: Path, *, video_column: str | None = None, caption_column: str | None = None) -> ClipList:
+@dataclass(frozen=True, kw_only=True)
+class _Reading:
+    """How the forms are to be read."""
+
+    video_column: str | None
+    caption_column: str | None
+    caption_lines: CaptionLines
+    media: Media
+
+
+def list_clips(
+    folder: Path,
+    *,
+    video_column: str | None = None,
+    caption_column: str | None = None,
+    caption_lines: CaptionLines = "joined",
+    default_caption: str = "",
+    media: Media = "videos",
+) -> ClipList:
     """The clips and captions of a folder, in any of the four forms that are in use.
 
     - ``metadata.jsonl`` or ``metadata.csv``, a row per clip with ``file_name`` (or ``video``) and ``text`` (or
-      ``caption`` or ``prompt``); other columns are named by ``video_column`` and ``caption_column``;
+      ``caption`` or ``prompt``); other columns are named by ``video_column`` and ``caption_column``. More captions stand
+      in columns of the same name with ``_2``, ``_3`` ... behind, or in a JSON list; ``repeats`` is how often it is seen;
     - ``videos.txt`` with ``prompts.txt``, a line per clip in each, as CogVideo's ``finetune/`` reads them;
-    - otherwise every video in the folder and below, with a ``.txt`` of the same stem beside it.
+    - otherwise every video in the folder and below, with a ``.txt`` of the same stem beside it, whose lines are one
+      caption or, with ``caption_lines="apart"``, several.
 
     A list keeps its order, a folder is sorted by name; whatever begins with a dot is left alone. Names are relative
-    to the folder. Captions have their white space collapsed. Raises DataError, which names everything that is wrong
-    at once: no folder, no clip, two lists, rows without a name or caption, missing files, files named twice, names
-    that lead out of the folder. Whether a video can be decoded is for ``survey`` to say.
+    to the folder. Captions have their white space collapsed; a clip without one gets ``default_caption`` if there is one.
+    Raises DataError, which names everything that is wrong at once: no folder, no clip, two lists, rows without a name or
+    caption, missing files, files named twice, names that lead out of the folder. Whether a video can be decoded is for
+    ``plan_clips`` to say.
     """
     folder = Path(folder)
     names = _names_below(folder)
     form = _form_of(folder, names)
-    columns = _Columns(video=video_column, caption=caption_column)
-    rows = list(_FORMS[form](folder, names, columns))
+    reading = _Reading(video_column=video_column, caption_column=caption_column, caption_lines=caption_lines, media=media)
+    rows = list(_FORMS[form](folder, names, reading))
+    if default_caption.strip():
+        rows = [
+            row if any(map(str.strip, row.captions)) or not row.is_text else replace(row, captions=(default_caption,))
+            for row in rows
+        ]
     if not rows:
         raise DataError(f"{folder}: holds no clip. {_WANTED}")
     clips = _checked(folder, form, rows)
-    return ClipList(folder=folder, form=form, clips=clips, unused=_unused(form, names, clips))
+    return ClipList(folder=folder, form=form, clips=clips, unused=_unused(form, names, clips, media))
 
 
 # The four forms.
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Columns:
-    video: str | None
-    caption: str | None
-
-
-def _rows_of_jsonl(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+def _rows_of_jsonl(folder: Path, names: Sequence[str], reading: _Reading) -> Iterator[_Row]:
     path = folder / "metadata.jsonl"
     rows = {number: _json_object(line) for number, line in enumerate(_text_of(path).split("\n"), 1) if line.strip()}
     bad = [f"line {number}" for number, row in rows.items() if row is None]
     if bad:
         raise FileFormatError(f"{path}: {len(bad)} of {len(rows)} lines are no JSON object, first {first_few(bad)}.")
-    yield from _rows_of_table(path, {number: row for number, row in rows.items() if row is not None}, columns)
+    yield from _rows_of_table(path, {number: row for number, row in rows.items() if row is not None}, reading)
 
 
-def _rows_of_csv(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+def _rows_of_csv(folder: Path, names: Sequence[str], reading: _Reading) -> Iterator[_Row]:
     path = folder / "metadata.csv"
     try:
         rows = dict(_numbered(csv.DictReader(StringIO(_text_of(path), newline=""))))
@@ -119,7 +170,7 @@ def _rows_of_csv(folder: Path, names: Sequence[str], columns: _Columns) -> Itera
             f"{path}: {len(bad)} of {len(rows)} rows have more cells than the header, first {first_few(bad)}; "
             "put captions with a comma in double quotes."
         )
-    yield from _rows_of_table(path, rows, columns)
+    yield from _rows_of_table(path, rows, reading)
 
 
 def _numbered(reader: csv.DictReader) -> Iterator[tuple[int, Mapping[str, object]]]:
@@ -127,17 +178,24 @@ def _numbered(reader: csv.DictReader) -> Iterator[tuple[int, Mapping[str, object
         yield reader.line_num, row
 
 
-def _rows_of_table(path: Path, rows: Mapping[int, Mapping[str, object]], columns: _Columns) -> Iterator[_Row]:
+def _rows_of_table(path: Path, rows: Mapping[int, Mapping[str, object]], reading: _Reading) -> Iterator[_Row]:
     known = list(dict.fromkeys(str(name) for row in rows.values() for name in row))
     if not rows:
         return
-    video = _column(path, known, columns.video, VIDEO_COLUMNS, "video_column")
-    caption = _column(path, known, columns.caption, CAPTION_COLUMNS, "caption_column")
+    video = _column(path, known, reading.video_column, VIDEO_COLUMNS, "video_column")
+    caption = _column(path, known, reading.caption_column, CAPTION_COLUMNS, "caption_column")
+    more = re.compile(rf"{re.escape(caption)}(_\d+)?")
+    columns = [name for name in known if more.fullmatch(name)]
     for number, row in rows.items():
-        yield _Row(where=f"{path.name}:{number}", name=_cell(row, video), caption=_cell(row, caption))
+        yield _Row(
+            where=f"{path.name}:{number}",
+            name=_cell(row.get(video)),
+            captions=_with_text([text for column in columns for text in _cells(row.get(column))]),
+            repeats=1 if row.get(REPEATS_COLUMN) in (None, "") else row[REPEATS_COLUMN],
+        )
 
 
-def _rows_of_lines(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+def _rows_of_lines(folder: Path, names: Sequence[str], reading: _Reading) -> Iterator[_Row]:
     videos, prompts = (_lines_of(folder / name) for name in ("videos.txt", "prompts.txt"))
     if len(videos) != len(prompts):
         raise DataError(
@@ -145,19 +203,30 @@ def _rows_of_lines(folder: Path, names: Sequence[str], columns: _Columns) -> Ite
             "each clip needs its line in both (empty lines do not count)."
         )
     for number, (video, prompt) in enumerate(zip(videos, prompts, strict=True), 1):
-        yield _Row(where=f"videos.txt:{number}", name=video, caption=prompt)
+        yield _Row(where=f"videos.txt:{number}", name=video, captions=(prompt,))
 
 
-def _rows_of_files(folder: Path, names: Sequence[str], columns: _Columns) -> Iterator[_Row]:
+def _rows_of_files(folder: Path, names: Sequence[str], reading: _Reading) -> Iterator[_Row]:
     present = set(names)
-    for name in filter(_is_video, names):
+    for name in (name for name in names if _suffix(name) in MEDIA[reading.media]):
         raw = (folder / _caption_name(name)).read_bytes() if _caption_name(name) in present else None
         text = _decoded(raw) if raw is not None else None
-        yield _Row(where=name, name=name, caption=text, is_text=raw is None or text is not None)
+        captions = () if text is None else tuple(_CAPTIONS[reading.caption_lines](text))
+        yield _Row(where=name, name=name, captions=captions, is_text=raw is None or text is not None)
 
+
+def _with_text(texts: Sequence[str]) -> tuple[str, ...]:
+    """Those that say something; one empty caption where none does, which is then named."""
+    return tuple(text for text in texts if text.strip()) or ("",)
+
+
+_CAPTIONS: Mapping[CaptionLines, Callable[[str], Sequence[str]]] = {
+    "joined": lambda text: [text],
+    "apart": lambda text: _with_text(text.splitlines()),
+}
 
 _BESIDE = "captions beside the videos"
-_FORMS: Mapping[str, Callable[[Path, Sequence[str], _Columns], Iterator[_Row]]] = {
+_FORMS: Mapping[str, Callable[[Path, Sequence[str], _Reading], Iterator[_Row]]] = {
     "metadata.jsonl": _rows_of_jsonl,
     "metadata.csv": _rows_of_csv,
     "videos.txt": _rows_of_lines,
@@ -191,8 +260,9 @@ def _checked(folder: Path, form: str, rows: Sequence[_Row]) -> tuple[ClipSource,
         "are named more than once": [name for name, count in named.items() if count > 1],
         "share one caption with another video": [name for name in named if stems[_caption_name(name)] > 1],
         "have a caption that is no UTF-8 text": [row.name for row in rows if not row.is_text],
-        "have no caption": [row.name for row in rows if row.is_text and row.caption is None],
-        "have an empty caption": [_shown(row) for row in rows if row.caption is not None and not row.caption.strip()],
+        "have no caption": [row.name for row in rows if row.is_text and not row.captions],
+        "have an empty caption": [_shown(row) for row in rows if row.captions and not any(map(str.strip, row.captions))],
+        "have repeats that are no whole number from 1 on": [_shown(row) for row in rows if not _count(row.repeats)],
     }
     problems = [
         f"{len(bad)} of {len(rows)} clips {what}: {first_few(bad, count=_SHOWN)}" for what, bad in wrongs.items() if bad
@@ -200,16 +270,21 @@ def _checked(folder: Path, form: str, rows: Sequence[_Row]) -> tuple[ClipSource,
     if problems:
         raise DataError(f"{folder}: {'; '.join(problems)}.")
     return tuple(
-        ClipSource(name=_plain(row.name), path=folder / _plain(row.name), caption=" ".join((row.caption or "").split()))
+        ClipSource(
+            name=_plain(row.name),
+            path=folder / _plain(row.name),
+            captions=tuple(dict.fromkeys(" ".join(text.split()) for text in row.captions)),
+            repeats=_count(row.repeats),
+        )
         for row in rows
     )
 
 
-def _unused(form: str, names: Sequence[str], clips: Sequence[ClipSource]) -> tuple[str, ...]:
+def _unused(form: str, names: Sequence[str], clips: Sequence[ClipSource], media: Media) -> tuple[str, ...]:
     used = {clip.name for clip in clips}
     if form == _BESIDE:
         used |= {_caption_name(clip.name) for clip in clips}
-    kinds = VIDEO_SUFFIXES | {".txt"} if form == _BESIDE else VIDEO_SUFFIXES
+    kinds = MEDIA[media] | {".txt"} if form == _BESIDE else MEDIA[media]
     return tuple(name for name in names if _suffix(name) in kinds and name not in used)
 
 
@@ -242,10 +317,6 @@ def _suffix(name: str) -> str:
     return PurePosixPath(name).suffix.lower()
 
 
-def _is_video(name: str) -> bool:
-    return _suffix(name) in VIDEO_SUFFIXES
-
-
 def _caption_name(name: str) -> str:
     return PurePosixPath(name).with_suffix(".txt").as_posix()
 
@@ -276,9 +347,19 @@ def _json_object(line: str) -> dict[str, object] | None:
     return row if isinstance(row, dict) else None
 
 
-def _cell(row: Mapping[str, object], column: str) -> str:
-    value = row.get(column)
+def _cell(value: object) -> str:
     return value.strip() if isinstance(value, str) else ""
+
+
+def _cells(value: object) -> list[str]:
+    """The captions of a cell: a text, or a list of texts."""
+    return [_cell(text) for text in (value if isinstance(value, list) else [value])]
+
+
+def _count(value: object) -> int:
+    """A whole number from 1 on, 0 where it is none."""
+    text = str(value)
+    return int(text) if text.isascii() and text.isdecimal() else 0
 
 
 def _column(path: Path, known: Sequence[str], asked: str | None, usual: Sequence[str], option: str) -> str:

@@ -2,8 +2,11 @@
 
 from .adapter_texts import read_adapters
 from .adapters import Target, convert, diff, extract, merge, parse_size, read_one, resize
+from .cache import list_cache, list_lines, prune_cache, pruning_lines, verify_files
+from .checkpoint import CheckpointOutcome, convert_checkpoint
 from .compare import diff_lines, diff_rows
 from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
+from .data_sheet import write_sheet
 from .demo import DemoOutcome, DemoPlan, demo
 from .doctor import Diagnosis, examine, examine_machine
 from .files import write_new_text
@@ -12,16 +15,19 @@ from .generate import generate
 from .inspect import Inspection, inspect, inspect_video, is_video
 from .inspect_texts import fact_rows, inspection_page, strength_title, strengths, value_lines
 from .listener import Listener, Silent
-from .machine import Precision, check_precision
+from .machine import Precision, check_precision, find_device
 from .model import POCKET, find_model
-from .precompute import precompute
+from .precompute import DataPlan, plan_data, precompute, precompute_plan
 from .texts import plain
+from .timesteps import write_timesteps_page
 from .train import TrainOutcome, train
 
 __all__ = [
     "POCKET",
     "AdapterConfig",
+    "CheckpointOutcome",
     "DataConfig",
+    "DataPlan",
     "DemoOutcome",
     "DemoPlan",
     "Diagnosis",
@@ -36,6 +42,7 @@ __all__ = [
     "TrainOutcome",
     "check_precision",
     "convert",
+    "convert_checkpoint",
     "demo",
     "diff",
     "diff_lines",
@@ -44,6 +51,7 @@ __all__ = [
     "examine_machine",
     "extract",
     "fact_rows",
+    "find_device",
     "find_model",
     "fuse",
     "generate",
@@ -51,10 +59,16 @@ __all__ = [
     "inspect_video",
     "inspection_page",
     "is_video",
+    "list_cache",
+    "list_lines",
     "merge",
     "parse_size",
     "plain",
+    "plan_data",
     "precompute",
+    "precompute_plan",
+    "prune_cache",
+    "pruning_lines",
     "read_adapters",
     "read_one",
     "resize",
@@ -62,5 +76,8 @@ __all__ = [
     "strengths",
     "train",
     "value_lines",
+    "verify_files",
     "write_new_text",
+    "write_sheet",
+    "write_timesteps_page",
 ]

@@ -7,15 +7,30 @@ from pydantic import Field
 
 from reelora.adapters import ATTENTION_TARGETS, LoraSpec
 from reelora.catalog import ModelFacts
-from reelora.data import ClipSettings
+from reelora.data import (
+    CaptionLines,
+    ChoiceKind,
+    ClipChoice,
+    ClipList,
+    ClipSettings,
+    Fit,
+    Media,
+    Padding,
+    list_clips,
+    with_repeats,
+    with_trigger,
+)
 from reelora.settings import Settings
 from reelora.train import LoopConfig
 
+from .buckets import BucketText, Size, automatic_sizes, checked_sizes
 from .machine import Precision
 
-__all__ = ["AdapterConfig", "DataConfig", "PreviewConfig", "TrainConfig"]
+__all__ = ["AdapterConfig", "DataConfig", "ImageConfig", "PreviewConfig", "PriorConfig", "TrainConfig"]
 
 AsModel = Literal["model"]
+Auto = Literal["auto"]
+Usual = Literal["usual"]
 Count = Annotated[int, Field(ge=1)]
 
 
@@ -23,39 +38,106 @@ class DataConfig(Settings):
     """The clips and what they are made into."""
 
     folder: Path = Path("clips")
-    """Videos with .txt captions beside them, or with a metadata.jsonl or metadata.csv."""
+    """Videos with .txt captions beside them, or with a metadata.jsonl, a metadata.csv, or a videos.txt and prompts.txt."""
     cache: Path = Path(".reelora")
-    """Where latents and prompt states are kept; relative to the folder of the clips."""
+    """Where latents and prompt states are kept; relative to the folder of the clips. Many data sets may share one."""
+    media: Media = "videos"
+    """What counts as a clip in a folder without a list; an image is a clip of one frame."""
+    video_column: str | Usual = "usual"
+    """Column of a list that names the files; usual: file_name or video."""
+    caption_column: str | Usual = "usual"
+    """Column of a list with the captions, more of them in NAME_2, NAME_3 ...; usual: text, caption or prompt."""
+    caption_lines: CaptionLines = "joined"
+    """Whether the lines of a .txt file are one caption, or several of which each epoch takes another."""
+    default_caption: str = ""
+    """The caption of clips that have none; empty: a clip without a caption is refused."""
+    trigger: str = ""
+    """A word put in front of every caption that does not hold it; empty: none."""
+    repeats: dict[str, Count] = Field(default_factory=dict)
+    """How often clips are seen in an epoch, by patterns of their names: {"stars/*" = 3}; lists have a column repeats."""
+    buckets: Literal["one", "auto"] | tuple[BucketText, ...] = "one"
+    """Sizes that clips may have; each goes to the nearest. one: num_frames, height and width alone. auto: all numbers of
+    frames that the model takes, up to num_frames, in seven shapes of about the area of height and width. Or a list:
+    ["49x480x720", "49x720x480", "17x480x720"]."""
     num_frames: Count | AsModel = "model"
     height: Count | AsModel = "model"
-    """Pixels; clips are scaled to cover the size and cropped in the middle, never squashed."""
+    """Pixels."""
     width: Count | AsModel = "model"
-    fps: Annotated[float, Field(gt=0)] | AsModel = "model"
+    fps: Annotated[float, Field(gt=0, le=1000)] | AsModel = "model"
+    """Frame k is the picture on screen k / fps seconds after the first one."""
+    fit: Fit = "crop"
+    """Where a clip has another shape, which is never squashed. crop: scaled to cover the size, and cut at the centre;
+    crop_start: cut so that the top or left stays; crop_end: the bottom or right; pad: scaled to fit inside, black around it;
+    pad_edge: its outermost pixels around it."""
+    padding: Padding = "last"
+    """Where a clip is too short: its last frame is repeated, it is looped, or it bounces back and forth."""
     min_share: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """A clip with less than this share of the frames is refused; one with more is padded with its last frame."""
+    """A clip with less than this share of the frames is refused; one with more is padded."""
+    choice: ChoiceKind = "head"
+    """Which pieces of a video are taken. head: its beginning; chunks: one after the other; sliding: one every `stride`
+    frames; uniform: `pieces` of them, evenly spread."""
+    stride: Count = 8
+    """Frames between the beginnings of sliding pieces."""
+    pieces: Count = 4
+    """Uniform pieces of each video."""
+    most_pieces: Count = 1000
+    """No video gives more pieces than this; those beyond are listed."""
     skip_refused: bool = False
     """Go on without the clips that cannot be used; they are listed either way."""
     held_out: Annotated[int, Field(ge=0)] | Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """Clips kept back to measure on: a share, or a number of them."""
-    encode_batch_size: Count = 1
-    """Clips that the VAE encodes at once."""
+    """Clips kept back to measure on: a share, or a number of them. All pieces of one video stay together."""
+    encode_batch_size: Count | Auto = "auto"
+    """Clips that the VAE encodes at once. auto: one on a CPU, as many as fit in half of an accelerator's free memory."""
+    decode_workers: Count | Auto = "auto"
+    """Clips that are decoded at once while others are encoded. auto: half as many as there are cores, at most eight."""
 
     @property
     def cache_folder(self) -> Path:
         return self.folder / self.cache
 
+    def read_list(self) -> ClipList:
+        """The clips of the folder, with the trigger word and the repeats. Raises as ``list_clips`` does."""
+        clips = list_clips(
+            self.folder,
+            video_column=None if self.video_column == "usual" else self.video_column,
+            caption_column=None if self.caption_column == "usual" else self.caption_column,
+            caption_lines=self.caption_lines,
+            default_caption=self.default_caption,
+            media=self.media,
+        )
+        clips = with_trigger(clips, self.trigger) if self.trigger else clips
+        return with_repeats(clips, self.repeats)
+
     def clip_settings(self, facts: ModelFacts) -> ClipSettings:
-        """The size and rate of clips for a model; ConfigError names the nearest that it can do."""
-        defaults = {
-            "num_frames": facts.default_frames,
-            "height": facts.default_height,
-            "width": facts.default_width,
-            "fps": facts.fps,
-        }
-        asked = {name: getattr(self, name) for name in defaults}
-        chosen = {name: defaults[name] if value == "model" else value for name, value in asked.items()}
-        facts.check_video(num_frames=chosen["num_frames"], height=chosen["height"], width=chosen["width"])
-        return ClipSettings(**chosen, min_share=self.min_share)
+        """The size and rate of clips for a model, those of the first bucket; ConfigError names the nearest that it can do."""
+        num_frames, height, width = self.sizes(facts)[0]
+        fps = facts.fps if self.fps == "model" else self.fps
+        return ClipSettings(
+            num_frames=num_frames,
+            height=height,
+            width=width,
+            fps=fps,
+            min_share=self.min_share,
+            fit=self.fit,
+            padding=self.padding,
+        )
+
+    def clip_choice(self) -> ClipChoice:
+        """Which pieces of videos are taken."""
+        return ClipChoice(kind=self.choice, stride=self.stride, count=self.pieces, most=self.most_pieces)
+
+    def sizes(self, facts: ModelFacts) -> tuple[Size, ...]:
+        """Frames, height and width of every bucket; ConfigError for those that a model cannot do."""
+        defaults = {"num_frames": facts.default_frames, "height": facts.default_height, "width": facts.default_width}
+        asked = [default if getattr(self, name) == "model" else getattr(self, name) for name, default in defaults.items()]
+        if isinstance(self.buckets, tuple):
+            return checked_sizes(self.buckets, facts)
+        num_frames, height, width = asked
+        facts.check_video(num_frames=num_frames, height=height, width=width)
+        whole = (num_frames, height, width)
+        return (
+            (whole, *automatic_sizes(whole, facts, has_images=self.media != "videos")) if self.buckets == "auto" else (whole,)
+        )
 
 
 class AdapterConfig(Settings):
@@ -70,13 +152,41 @@ class AdapterConfig(Settings):
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     rslora: bool = False
     """Scale by alpha / sqrt(rank) instead."""
+    rank_pattern: dict[str, Count] = Field(default_factory=dict)
+    """Ranks of single modules, by endings of their paths: {"attn1.to_q" = 32}."""
+    alpha_pattern: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Alphas of single modules, likewise."""
 
     def spec(self) -> LoraSpec:
         return LoraSpec(**self.model_dump())
 
 
+class ImageConfig(Settings):
+    """How an image-to-video model is shown the first picture of a clip; it is made noisy, so that motion is learned."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    """Share of clips that are seen without their picture."""
+    draws: Annotated[int, Field(ge=0)] = 8
+    """Noisy latents of every picture, made before the training and kept in memory, of which each look takes one. 0: new ones at
+    every look, with the VAE in memory."""
+
+
+class PriorConfig(Settings):
+    """Clips of the class that yours belong to (any dog, where yours are of one dog), which the model is to make as before.
+
+    Every batch holds as many of them as of yours. They are made to the size of yours, and cached like them.
+    """
+
+    folder: Path | Literal[""] = ""
+    """Videos with captions, as in data.folder; empty: none."""
+    caption: str = ""
+    """The caption of those that have none, such as a video of a dog."""
+    weight: Annotated[float, Field(gt=0)] = 1.0
+    """How much their loss counts beside that of yours."""
+
+
 class PreviewConfig(Settings):
-    """Videos made while training, base beside adapter."""
+    """Videos made while training, base beside adapter: those of step 0 are the base's."""
 
     prompts: tuple[str, ...] = ()
     every: Annotated[int, Field(ge=0)] = 0
@@ -89,6 +199,9 @@ class TrainConfig(Settings):
 
     model: str = "pocket"
     """A folder in diffusers' layout, a hub id, or pocket: the embedded model."""
+    init_from: str = ""
+    """An adapter of any dialect to go on with, FILE[,alpha=64|,from=PRODUCER], at the strength that it was trained with; the
+    table lora has to name its rank and modules. Empty: begin anew."""
     output: Path = Path("runs/first")
     """The run's folder; a run that is found there goes on."""
     trigger_words: tuple[str, ...] = ()
@@ -96,8 +209,23 @@ class TrainConfig(Settings):
     device: str = "auto"
     precision: Precision = "auto"
     """Of the frozen base; the trained weights are always float32."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Of the adapter's file; bf16 halves it."""
     tensorboard: bool = True
+    """Write the figures for TensorBoard too, into the run's folder."""
+    wandb: str = ""
+    """Project of Weights & Biases that the figures go to as well (`pip install wandb`); empty: none."""
     data: DataConfig = DataConfig()
+    prior: PriorConfig = PriorConfig()
+    image: ImageConfig = ImageConfig()
     lora: AdapterConfig = AdapterConfig()
     loop: LoopConfig = LoopConfig()
     preview: PreviewConfig = PreviewConfig()
+
+    @property
+    def all_data(self) -> tuple[DataConfig, ...]:
+        """The clips, and those of the class if there are any: of the same size, without trigger word, and none held out."""
+        if not self.prior.folder:
+            return (self.data,)
+        own = {"folder": Path(self.prior.folder), "default_caption": self.prior.caption}
+        return self.data, self.data.model_copy(update=own | {"trigger": "", "repeats": {}, "held_out": 0})

@@ -5,13 +5,14 @@ import io
 from collections.abc import Mapping, Sequence
 from html import escape
 
-__all__ = ["figure", "heat_map", "line_plot", "page", "paragraph", "preformatted", "section", "table"]
+__all__ = ["figure", "heat_map", "line_plot", "page", "paragraph", "preformatted", "row", "section", "table"]
 
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
 h1 { line-height: 1.2; } h2 { margin-top: 2.5rem; }
 table { border-collapse: collapse; } td, th { border-bottom: 1px solid #ddd; padding: .25rem .8rem .25rem 0; text-align: left; }
 td.number { text-align: right; font-variant-numeric: tabular-nums; }
+.row { display: flex; flex-wrap: wrap; gap: 1rem; }
 figure { margin: 1rem 0; } img, svg, video { max-width: 100%; height: auto; image-rendering: pixelated; }
 figcaption, footer { color: #666; font-size: .9rem; } pre { background: #f5f5f5; padding: 1rem; overflow: auto; }
 """
@@ -36,6 +37,11 @@ def paragraph(text: str) -> str:
 
 def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
+
+
+def row(title: str, *figures: str) -> str:
+    """Figures side by side under a title."""
+    return f'<h3>{escape(title)}</h3>\n<div class="row">{"".join(figures)}</div>'
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-__all__ = ["Listener", "Silent"]
+__all__ = ["Listener", "Silent", "StopsOnly"]
 
 
 class Listener(Protocol):
@@ -21,6 +21,19 @@ class Listener(Protocol):
     def stopping(self) -> AbstractContextManager[Callable[[], bool]]:
         """Work that can stop at good places: inside, Ctrl-C is a wish, and the function says whether it was made."""
         ...
+
+
+class StopsOnly:
+    """What the other processes of a team listen with: they say nothing, and can be stopped as the first one can."""
+
+    def __init__(self, listener: Listener) -> None:
+        self.stopping = listener.stopping
+
+    def say(self, line: str) -> None:
+        pass
+
+    def progress(self, task: str, done: int, total: int, note: str = "") -> None:
+        pass
 
 
 class Silent:

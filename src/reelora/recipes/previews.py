@@ -11,11 +11,11 @@ from reelora.components import Bundle, encode_prompts, fingerprint_of, load_comp
 from reelora.errors import ReeloraError
 from reelora.generate import Session
 from reelora.tensorio import open_tensors, write_tensors
+from reelora.train import Team
 
 from . import html
 from .config import TrainConfig
 from .listener import Listener
-from .machine import find_device
 from .model import find_model
 
 __all__ = ["Previews"]
@@ -25,12 +25,11 @@ class Previews:
     """Makes the preview videos of a run: at step 0, where the branches do nothing yet, and every so many steps.
 
     Prompts are encoded once, before the transformer is loaded, and the VAE is in memory only while a preview is made. A preview
-    that fails is reported and the run goes on.
+    that fails is reported and the run goes on. The processes of a team share the prompts.
     """
 
-    def __init__(self, config: TrainConfig, listener: Listener) -> None:
-        self._config, self._listener = config, listener
-        self._device = find_device(config.device)
+    def __init__(self, config: TrainConfig, listener: Listener, team: Team) -> None:
+        self._config, self._listener, self._team = config, listener, team
         self._states = self._encode() if self.are_wanted else {}
 
     @property
@@ -41,7 +40,8 @@ class Previews:
         """Make the previews of ``step`` if it is their turn and they are not there yet."""
         if not self.are_wanted or step % self._config.preview.every:
             return
-        missing = [index for index in range(len(self._config.preview.prompts)) if not self._path(step, index).exists()]
+        mine = self._team.share(range(len(self._config.preview.prompts)))
+        missing = [index for index in mine if not self._path(step, index).exists()]
         if not missing:
             return
         self._listener.say(f"previews at step {step}")
@@ -51,12 +51,10 @@ class Previews:
             self._listener.say(f"previews at step {step} failed, training goes on: {error}")
 
     def figures(self) -> list[str]:
-        """All previews as figures for a page, in the order of prompts and steps."""
-        prompts = self._config.preview.prompts
+        """One row per prompt for a page: the base's video first, then those of the steps, all with the same seed."""
         return [
-            html.figure(path.read_bytes(), kind="video/mp4", caption=f"{prompt} (step {int(path.stem.split('-')[1])})")
-            for index, prompt in enumerate(prompts)
-            for path in sorted(self._folder.glob(f"step-*-{index}.mp4"))
+            html.row(prompt, *(_figure(path) for path in sorted(self._folder.glob(f"step-*-{index}.mp4"))))
+            for index, prompt in enumerate(self._config.preview.prompts)
         ]
 
     @property
@@ -73,7 +71,7 @@ class Previews:
         wanted = {"prompts": json.dumps(prompts), "encoder": fingerprint_of(model, "tokenizer", "text_encoder")}
         if path.exists() and (stored := open_tensors(path)).metadata == wanted:
             return dict(zip(prompts, stored["states"], strict=True))
-        parts = load_components(model, roles=["tokenizer", "text_encoder"], device=self._device)
+        parts = load_components(model, roles=["tokenizer", "text_encoder"], device=self._team.device)
         states = encode_prompts(parts, prompts).states.cpu().contiguous()
         parts.release("text_encoder")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,10 +79,10 @@ class Previews:
         return dict(zip(prompts, states, strict=True))
 
     def _make(self, step: int, indices: Sequence[int], parts: Bundle) -> None:
-        vae = load_components(find_model(self._config.model), roles=["vae"], device=self._device)
+        vae = load_components(find_model(self._config.model), roles=["vae"], device=self._team.device)
         session = Session.of(parts.joined(vae), prompt_states=self._states)
         size = self._config.data.clip_settings(session.facts)
-        self._folder.mkdir(exist_ok=True)
+        self._folder.mkdir(parents=True, exist_ok=True)
         for index in indices:
             clip = session.generate(
                 self._config.preview.prompts[index],
@@ -94,3 +92,8 @@ class Previews:
                 width=size.width,
             )
             replace(clip, metadata={**clip.metadata, "training_step": step}).save(self._path(step, index))
+
+
+def _figure(path: Path) -> str:
+    step = int(path.stem.split("-")[1])
+    return html.figure(path.read_bytes(), kind="video/mp4", caption=f"step {step}" if step else "base")

@@ -1,39 +1,80 @@
 """``report.html`` of a training run."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 from reelora import __version__
+from reelora.data import CachedClips
 from reelora.lora import AttachSummary
-from reelora.train import read_metrics
+from reelora.train import Gain, Verdict, read_metrics, read_verdicts
 
 from . import html
 from .config import TrainConfig
 from .files import write_text
+from .timesteps import timesteps_section
 
 __all__ = ["loss_section", "write_run_report"]
 
+Rows = Sequence[Mapping[str, Any]]
 
-def write_run_report(config: TrainConfig, summary: AttachSummary, previews: list[str], *, name: str) -> Path:
-    """Write the page ``name`` of the run in ``config.output``: losses, what was trained, previews, settings."""
-    rows = [{"": label, "value": text} for label, text in summary.rows()]
-    sections = [loss_section(config.output), html.section("What was trained", html.table(rows))]
-    if previews:
-        sections.append(html.section("Previews", *previews))
-    sections.append(html.section("Settings", html.preformatted(config.toml())))
+
+def write_run_report(
+    config: TrainConfig,
+    summary: AttachSummary,
+    seen: CachedClips,
+    held_out: CachedClips,
+    previews: list[str],
+    *,
+    name: str,
+) -> Path:
+    """Write the page ``name`` of the run in ``config.output``: verdict, losses, previews, figures, clips, settings."""
+    rows = read_metrics(config.output / "metrics.jsonl")
+    trained = [{"": label, "value": text} for label, text in summary.rows()]
+    sections = [
+        *held_out_sections(config.output),
+        loss_section(config.output),
+        *([html.section("Previews: base first, then the adapter on its way", *previews)] if previews else []),
+        html.section("Learning rate and gradients", _plot(rows, "learning_rate"), _plot(rows, "grad_norm")),
+        html.section("Speed and memory", *_speed(rows)),
+        html.section("What was trained", html.table(trained)),
+        html.section("Clips", html.table([*_clip_rows(seen, "to learn from"), *_clip_rows(held_out, "held out")])),
+        timesteps_section(config.loop.timesteps),
+        html.section("Settings", html.preformatted(config.toml())),
+    ]
     path = config.output / name
     title = f"Training run {config.output.name}"
     write_text(path, html.page(title, sections, footer=f"Written by Reelora {__version__}."))
     return path
 
 
+def held_out_sections(folder: Path) -> list[str]:
+    """What the held-out clips say: the verdict, the gain over the steps with its interval, and by noise."""
+    verdicts = read_verdicts(folder)
+    if not verdicts:
+        return []
+    last = verdicts[-1]
+    bands = [{"noise in the clip": name, **_gain_cells(gain)} for name, gain in last.bands.items()]
+    return [
+        html.section(
+            "Does it learn?",
+            html.paragraph(f"After step {last.step}: {last}."),
+            _gain_plot(verdicts),
+            html.paragraph(
+                f"By how much the error on {last.num_clips} held-out clips is lower with the adapter than without it, on the "
+                "same noise and timesteps, with 95 % intervals over the clips. "
+                f"The weights of step {last.best_step} did best."
+            ),
+            html.table(bands),
+        )
+    ]
+
+
 def loss_section(folder: Path) -> str:
     """Training and held-out loss of a run as a plot, with its speed."""
     rows = read_metrics(folder / "metrics.jsonl")
-    series = {
-        "training": [(row["step"], row["loss"]) for row in rows if "loss" in row],
-        "held out": [(row["step"], row["held_out_loss"]) for row in rows if "held_out_loss" in row],
-    }
+    series = {"training": _points(rows, "loss"), "held out": _points(rows, "held_out_loss")}
     seconds = [row["seconds"] for row in rows if "seconds" in row]
     held_out = series["held out"]
     parts = [html.line_plot({name: points for name, points in series.items() if points}, x="step", y="loss")]
@@ -47,3 +88,40 @@ def loss_section(folder: Path) -> str:
     if seconds:
         parts.append(html.paragraph(f"{len(seconds)} steps, {median(seconds):.2f} s each (median)."))
     return html.section("Loss", *parts)
+
+
+def _points(rows: Rows, name: str) -> list[tuple[float, float]]:
+    return [(row["step"], row[name]) for row in rows if name in row]
+
+
+def _plot(rows: Rows, name: str) -> str:
+    points = _points(rows, name)
+    return html.line_plot({name.replace("_", " "): points}, x="step", y="") if points else ""
+
+
+def _speed(rows: Rows) -> list[str]:
+    steps = [row for row in rows if "clips_per_second" in row]
+    if not steps:
+        return []
+    waited = sum(row["data_wait"] for row in steps) / sum(row["seconds"] for row in steps)
+    text = (
+        f"{median(row['clips_per_second'] for row in steps):.2f} clips per second (median), {waited:.1%} of the time waiting "
+        f"for clips, {max(row['peak_memory_bytes'] for row in steps) / 1e9:.2f} GB of memory at most."
+    )
+    return [_plot(rows, "clips_per_second"), html.paragraph(text)]
+
+
+def _gain_plot(verdicts: Sequence[Verdict]) -> str:
+    names = {"gain": "mean", "lower end": "low", "upper end": "high"}
+    known = [verdict for verdict in verdicts if verdict.num_clips > 1] or verdicts
+    shown = names if known[0].num_clips > 1 else {"gain": "mean"}
+    lines = {name: [(v.step, getattr(v.gain, part)) for v in known] for name, part in shown.items()}
+    return html.line_plot(lines, x="step", y="gain on held-out clips")
+
+
+def _gain_cells(gain: Gain) -> dict[str, object]:
+    return {"gain": gain.mean, "from": gain.low, "to": gain.high}
+
+
+def _clip_rows(clips: CachedClips, use: str) -> list[dict[str, object]]:
+    return [{"clip": name, "use": use, "caption": text} for name, text in zip(clips.sources, clips.captions, strict=True)]

@@ -2,24 +2,44 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from reelora import __version__
-from reelora.adapters import write_adapter
+from reelora.adapters import Adapter, content_hash, write_adapter
 from reelora.components import Bundle, fingerprint_of, load_components
-from reelora.data import CachedClips
+from reelora.data import BatchPlan, CachedClips, PlannedClip
+from reelora.errors import ConfigError
 from reelora.lora import AttachSummary, attach, base_fingerprints, collect, target_linears
-from reelora.train import Diffusion, Lesson, StepReport, TrainResult
+from reelora.train import (
+    Diffusion,
+    Lesson,
+    MakeBoard,
+    Prior,
+    StepReport,
+    Team,
+    TensorBoard,
+    TrainResult,
+    Verdict,
+    begin_from,
+    check_continues,
+    only_run_in,
+    read_verdicts,
+    showing_best,
+    weights_and_biases,
+)
 from reelora.train import train as run_loop
 
-from .config import TrainConfig
+from .adapter_texts import read_adapters
+from .conditions import check_conditions, conditions_for
+from .config import DataConfig, TrainConfig
 from .files import check_folder, write_text
-from .listener import Listener
-from .machine import find_device, find_dtype, name_of_dtype
-from .model import find_model
-from .precompute import precompute
+from .listener import Listener, StopsOnly
+from .machine import DTYPES, find_device, find_dtype, name_of_dtype
+from .model import denoiser_of, facts_of, find_model
+from .precompute import plan_data, precompute_plan
 from .previews import Previews
 from .run_report import write_run_report
 
@@ -34,63 +54,176 @@ class TrainOutcome:
     summary: AttachSummary
     adapter: Path
     """Written when the run is complete."""
+    best: Path
+    """The weights that did best on the held-out clips; written where they are others than the last."""
     report: Path
     held_out: tuple[str, ...]
     """Names of the clips that were held out."""
+    verdict: Verdict | None
+    """What the held-out clips say; None where there are none."""
 
 
 def train(config: TrainConfig, *, listener: Listener, report_name: str = "report.html") -> TrainOutcome:
     """Precompute what the cache lacks, then train, or go on with the run that ``config.output`` holds.
 
     Leaves ``adapter.safetensors``, ``metrics.jsonl``, ``checkpoints/``, ``report.html`` and ``config.toml`` there. While the
-    transformer trains, text encoder and VAE are not in memory. What is wrong with the settings is said before any work.
+    transformer trains, text encoder and VAE are not in memory. What is wrong with the settings is said before any work. Started
+    by ``accelerate launch`` or ``torchrun``, the processes share the work and the first one writes.
     """
+    boards = _boards(config)
     _check_early(config)
-    clips = precompute(config.model, config.data, device=config.device, listener=listener)
-    seen, held_out = clips.split(config.data.held_out, seed=config.loop.seed)
-    previews = Previews(config, listener)
-    parts = _load_denoiser(config, listener)
-    bases = base_fingerprints(parts.transformer)
-    summary = attach(parts.transformer, config.lora.spec(), seed=config.loop.seed)
+    with Team.joined(find_device(config.device)) as team:
+        if team.is_first:
+            with only_run_in(config.output):
+                return _train(config, boards, team, listener, report_name)
+        return _train(config, (), team, StopsOnly(listener), report_name)
+
+
+def _train(
+    config: TrainConfig, boards: tuple[MakeBoard, ...], team: Team, listener: Listener, report_name: str
+) -> TrainOutcome:
+    with team.first_alone():
+        own, *classes = [_precomputed(config, data, team, listener) for data in config.all_data]
+    seen, held_out = own.clips.split(config.data.held_out, seed=config.loop.seed)
+    begun = _begun(config)
+    identity = _identity(config, seen, team) | _extra_identity(config, classes, begun)
+    check_continues(config.output, identity, config.loop)
+    _say_sizes(config, seen, held_out, listener)
+    with team.first_alone():
+        previews = Previews(config, listener, team)
+    parts = _load_denoiser(config, team, listener)
+    model = getattr(parts, parts.denoiser)
+    bases = base_fingerprints(model)
+    summary = attach(model, config.lora.spec(), seed=config.loop.seed)
     for label, text in summary.rows():
         listener.say(f"{label:<10} {text}")
-    base = fingerprint_of(find_model(config.model), "transformer")
+    listener.say(f"{'file':<10} {_file_size(summary, config)}")
+    if begun is not None:
+        begin_from(model, begun, summary.spec)
+        listener.say(f"{'begins':<10} with {config.init_from}; scale by {begun.scale_source}")
+    make_conditions = partial(conditions_for, model, config=config, device=team.device, listener=listener)
     lesson = Lesson(
-        model=parts.transformer,
+        model=model,
         clips=seen,
         held_out=held_out,
         diffusion=Diffusion.of(parts.scheduler),
-        identity={
-            "base": base,
-            "data": seen.data_hash,
-            "lora": config.lora.model_dump(mode="json"),
-            "dtype": name_of_dtype(parts.transformer.dtype),
-        },
+        identity=identity,
+        conditions=make_conditions(own.planned),
+        priors=[
+            Prior(clips=kind.clips, weight=config.prior.weight, conditions=make_conditions(kind.planned)) for kind in classes
+        ],
     )
-    result = _run(lesson, config, previews, parts, listener)
-    adapter = config.output / "adapter.safetensors"
-    if result.is_complete:
-        write_adapter(collect(parts.transformer, provenance=_provenance(config, bases, seen)), adapter)
-    report = write_run_report(config, summary, previews.figures(), name=report_name)
-    return TrainOutcome(result=result, summary=summary, adapter=adapter, report=report, held_out=tuple(held_out.sources))
+    result = _run(lesson, config, boards, team, previews, parts, listener)
+    verdict = next(reversed(read_verdicts(config.output)), None)
+    adapter, best = config.output / "adapter.safetensors", config.output / "adapter-best.safetensors"
+    if team.is_first:
+        if result.is_complete:
+            _write_adapters(lesson, result, config, adapter, best, _provenance(config, bases, seen))
+        write_run_report(config, summary, seen, held_out, previews.figures(), name=report_name)
+    return TrainOutcome(
+        result=result,
+        summary=summary,
+        adapter=adapter,
+        best=best,
+        report=config.output / report_name,
+        held_out=tuple(held_out.sources),
+        verdict=verdict,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Kind:
+    """The clips of one folder, and what became of every one."""
+
+    planned: tuple[PlannedClip, ...]
+    clips: CachedClips
+
+
+def _precomputed(config: TrainConfig, data: DataConfig, team: Team, listener: Listener) -> _Kind:
+    plan = plan_data(config.model, data, listener=listener)
+    summary = precompute_plan(plan, config.model, device=str(team.device), listener=listener)
+    return _Kind(planned=plan.plan.clips, clips=CachedClips(summary.manifest))
+
+
+def _begun(config: TrainConfig) -> Adapter | None:
+    """The adapter to go on with; None where the run begins anew."""
+    if not config.init_from:
+        return None
+    ((adapter, strength),) = read_adapters([config.init_from]).values()
+    if strength != 1:
+        raise ConfigError(f"init_from {config.init_from}: an adapter goes on at its own strength; leave ={strength:g} out.")
+    return adapter
+
+
+def _extra_identity(config: TrainConfig, classes: Sequence[_Kind], begun: Adapter | None) -> dict[str, object]:
+    """What else the numbers depend on, of runs that have it."""
+    extras: dict[str, object] = {}
+    if classes:
+        extras["prior"] = {"data": [kind.clips.data_hash for kind in classes], "weight": config.prior.weight}
+    if begun is not None:
+        extras["init_from"] = content_hash(begun)
+    if facts_of(config.model).needs_image:
+        extras["image"] = config.image.model_dump(mode="json")
+    return extras
+
+
+def _boards(config: TrainConfig) -> tuple[MakeBoard, ...]:
+    local = (TensorBoard,) if config.tensorboard else ()
+    return (*local, weights_and_biases(config.wandb)) if config.wandb else local
 
 
 def _check_early(config: TrainConfig) -> None:
     """Raise for everything that can be known to be wrong before clips are encoded."""
     find_dtype(config.precision, find_device(config.device), is_trained=True)
     check_folder(config.output)
-    skeleton = load_components(find_model(config.model), roles=["transformer", "scheduler"])  # mapped: costs no memory
-    target_linears(skeleton.transformer, config.lora.spec())
+    role = denoiser_of(config.model)
+    skeleton = load_components(find_model(config.model), roles=[role, "scheduler"])  # mapped: costs no memory
+    target_linears(getattr(skeleton, role), config.lora.spec())
+    check_conditions(getattr(skeleton, role), config)
+    Diffusion.of(skeleton.scheduler)
 
 
-def _run(lesson: Lesson, config: TrainConfig, previews: Previews, parts: Bundle, listener: Listener) -> TrainResult:
+def _identity(config: TrainConfig, seen: CachedClips, team: Team) -> dict[str, object]:
+    """What the numbers of a run depend on besides the loop's settings."""
+    return {
+        "base": fingerprint_of(find_model(config.model), denoiser_of(config.model)),
+        "data": seen.data_hash,
+        "lora": config.lora.model_dump(mode="json"),
+        "dtype": name_of_dtype(find_dtype(config.precision, team.device, is_trained=True)),
+    }
+
+
+def _say_sizes(config: TrainConfig, seen: CachedClips, held_out: CachedClips, listener: Listener) -> None:
+    listener.say(f"{'clips':<10} {len(seen)} to train on, {len(held_out)} held out")
+    size = config.loop.batch_size
+    for name in BatchPlan(seen, batch_size=size, seed=config.loop.seed).small_buckets:
+        listener.say(f"{'advice':<10} {name} has fewer clips than a batch of {size}, which then holds some twice")
+
+
+def _file_size(summary: AttachSummary, config: TrainConfig) -> str:
+    sizes = {name: summary.trainable_parameters * DTYPES[name].itemsize / 1e6 for name in ("fp32", "bf16")}
+    return f"adapter.safetensors will have {sizes[config.dtype]:.1f} MB ({', '.join(f'{k} {v:.1f}' for k, v in sizes.items())})"
+
+
+def _run(
+    lesson: Lesson,
+    config: TrainConfig,
+    boards: tuple[MakeBoard, ...],
+    team: Team,
+    previews: Previews,
+    parts: Bundle,
+    listener: Listener,
+) -> TrainResult:
     def on_start(step: int) -> None:
-        write_text(config.output / "config.toml", config.toml())
+        if team.is_first:
+            write_text(config.output / "config.toml", config.toml())
         if step == 0:
             previews.after(0, parts)
 
     def on_step(report: StepReport) -> None:
         listener.progress("train", report.step, config.loop.steps, _line(report))
+        if report.verdict is not None:
+            listener.say(f"step {report.step}: {report.verdict}")
         previews.after(report.step, parts)
 
     with listener.stopping() as should_stop:
@@ -98,19 +231,34 @@ def _run(lesson: Lesson, config: TrainConfig, previews: Previews, parts: Bundle,
             lesson,
             config.loop,
             config.output,
-            tensorboard=config.tensorboard,
+            team=team,
+            boards=boards,
             on_start=on_start,
             on_step=on_step,
             should_stop=should_stop,
         )
 
 
-def _load_denoiser(config: TrainConfig, listener: Listener) -> Bundle:
-    device = find_device(config.device)
-    dtype = find_dtype(config.precision, device, is_trained=True)
-    parts = load_components(find_model(config.model), roles=["transformer", "scheduler"], dtype=dtype, device=device)
-    listener.say(f"{'base':<10} {config.model} on {device}, {name_of_dtype(dtype)}; text encoder and VAE are not in memory")
+def _load_denoiser(config: TrainConfig, team: Team, listener: Listener) -> Bundle:
+    dtype = find_dtype(config.precision, team.device, is_trained=True)
+    roles = [denoiser_of(config.model), "scheduler"]
+    parts = load_components(find_model(config.model), roles=roles, dtype=dtype, device=team.device)
+    many = f", {team.size} processes" if team.size > 1 else ""
+    where = f"{config.model} on {team.device}, {name_of_dtype(dtype)}{many}"
+    listener.say(f"{'base':<10} {where}; text encoder and VAE are not in memory")
     return parts
+
+
+def _write_adapters(
+    lesson: Lesson, result: TrainResult, config: TrainConfig, adapter: Path, best: Path, provenance: Mapping[str, str]
+) -> None:
+    """The last weights, and those that did best on the held-out clips where these are others."""
+    dtype = DTYPES[config.dtype]
+    write_adapter(collect(lesson.model, provenance=provenance), adapter, dtype=dtype)
+    best.unlink(missing_ok=True)
+    if result.best_step not in (None, 0, result.step):
+        with showing_best(lesson.model, config.output, result.best_step):
+            write_adapter(collect(lesson.model, provenance=provenance), best, dtype=dtype)
 
 
 def _provenance(config: TrainConfig, bases: Mapping[str, str], seen: CachedClips) -> Mapping[str, str]:
@@ -131,5 +279,8 @@ def _config_hash(config: TrainConfig) -> str:
 
 
 def _line(report: StepReport) -> str:
-    held_out = "" if report.held_out_loss is None else f"  held-out {report.held_out_loss:.4f}"
-    return f"loss {report.loss:.4f}  {report.seconds:.2f} s/step{held_out}"
+    waited = report.data_wait / report.seconds
+    return (
+        f"loss {report.loss:.4f}  {report.seconds:.2f} s/step  {report.clips_per_second:.1f} clips/s  "
+        f"data wait {waited:.0%}  peak {report.peak_memory_bytes / 1e9:.1f} GB"
+    )

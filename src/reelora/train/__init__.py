@@ -1,17 +1,68 @@
 """Learning: from cached clips to trained branches, the same numbers every time."""
 
-from .config import LoopConfig, OptimizerConfig
+from .batches import Prior
+from .begin import begin_from
+from .best import showing_best
+from .boards import TensorBoard, weights_and_biases
+from .conditioning import (
+    Condition,
+    ImageCondition,
+    PooledCondition,
+    SizeCondition,
+    StoredImageCondition,
+    noisy_image,
+    stored_images,
+)
+from .config import LoopConfig, OptimizerConfig, TimestepConfig
 from .diffusion import Diffusion
-from .loop import Lesson, StepReport, TrainResult, train
-from .track import read_metrics
+from .disk import only_run_in
+from .held_out import read_verdicts
+from .lesson import Lesson, StepReport, TrainResult
+from .loop import check_continues, train
+from .predict import needed_extras
+from .team import Team
+from .timesteps import seen_shares
+from .track import MakeBoard, read_metrics
+from .verdict import Evaluation, Gain, Verdict, judge
+from .weights import WEIGHTS, loss_weights
+from .with_text import TokenCondition, WithText, collect_both
 
 __all__ = [
+    "WEIGHTS",
+    "Condition",
     "Diffusion",
+    "Evaluation",
+    "Gain",
+    "ImageCondition",
     "Lesson",
     "LoopConfig",
+    "MakeBoard",
     "OptimizerConfig",
+    "PooledCondition",
+    "Prior",
+    "SizeCondition",
     "StepReport",
+    "StoredImageCondition",
+    "Team",
+    "TensorBoard",
+    "TimestepConfig",
+    "TokenCondition",
     "TrainResult",
+    "Verdict",
+    "WithText",
+    "begin_from",
+    "check_continues",
+    "collect_both",
+    "judge",
+    "loss_weights",
+    "needed_extras",
+    "noisy_image",
+    "only_run_in",
     "read_metrics",
+    "read_verdicts",
+    "seen_shares",
+    "showing_best",
+    "stored_images",
     "train",
+    "weights_and_biases",
 ]

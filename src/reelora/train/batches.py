@@ -1,64 +1,165 @@
 """What the model sees at each step: a pure function of the run's seed and the place in the run."""
 
-import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
-from reelora.data import CachedClip, CachedClips, batch_indices
+from reelora.data import BatchPlan, CachedClip, CachedClips, Visit
+from reelora.errors import ConfigError
 from reelora.shapes import Latents, PromptStates
 
+from .conditioning import Condition, Look, extras_of, padded_in_front
 from .config import LoopConfig
-from .diffusion import Timesteps, draw_noise
+from .diffusion import Timesteps
+from .draws import draw_noise, generator_for
+from .timesteps import draw_timestep
 
-__all__ = ["Batch", "read_batch"]
+__all__ = ["Batch", "Batches", "Prior", "ReadAhead", "sample_posterior"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Prior:
+    """Clips of the class that the clips of the lesson belong to, which the model is to go on making as it does.
+
+    Every batch holds as many of them as of the lesson's. Source: DreamBooth, arXiv:2208.12242, section 3.3.
+    """
+
+    clips: CachedClips
+    weight: float = 1.0
+    """How much their mean error counts beside that of the lesson's clips."""
+    conditions: Sequence[Condition] = ()
+    """Of the same kinds as the lesson's, for these clips."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Batch:
-    """Clean latents with the noise, timesteps and captions they are seen with, on the CPU."""
+    """Clean latents with the noise, timesteps, captions and extras they are seen with."""
 
     clean: Latents
     noise: Latents
     timesteps: Timesteps
     states: PromptStates
+    extras: Mapping[str, Tensor]
+    """What the model is told besides the caption, by name."""
+    weights: Float[Tensor, " b"]
+    """How much each clip counts; 1 on the average over a batch without a prior."""
     sources: tuple[str, ...]
 
-
-def generator_for(*parts: object) -> torch.Generator:
-    """A generator seeded by the hash of ``parts``, so that what it draws depends on nothing else."""
-    digest = hashlib.sha256(repr(parts).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+    def to(self, device: torch.device) -> Self:
+        tensors = {name: getattr(self, name).to(device) for name in ("clean", "noise", "timesteps", "states", "weights")}
+        return replace(self, **tensors, extras={name: extra.to(device) for name, extra in self.extras.items()})
 
 
-def read_batch(clips: CachedClips, config: LoopConfig, *, forward: int, num_timesteps: int, frame_group: int) -> Batch:
-    """The batch of the ``forward``-th forward pass of a run (there are ``gradient_accumulation`` of them in a step)."""
-    indices = batch_indices(forward, batch_size=config.batch_size, num_clips=len(clips), seed=config.seed)
-    rows = [
-        _seen(clips, index, forward * config.batch_size + i, config, num_timesteps, frame_group)
-        for i, index in enumerate(indices)
-    ]
-    clean, noise, timesteps, states = (list(column) for column in zip(*rows, strict=True))
-    return Batch(
-        clean=torch.stack(clean),
-        noise=torch.stack(noise),
-        timesteps=torch.stack(timesteps),
-        states=torch.stack(states),
-        sources=tuple(clips.sources[index] for index in indices),
-    )
+@dataclass(frozen=True, kw_only=True)
+class _Course:
+    """Clips of one kind: a row of batches of its own."""
+
+    clips: CachedClips
+    plan: BatchPlan
+    weight: float
+    conditions: Sequence[Condition]
+    place: tuple[object, ...]
+    """What its random numbers begin with."""
 
 
-def _seen(
-    clips: CachedClips, index: int, visit: int, config: LoopConfig, num_timesteps: int, frame_group: int
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Latents drawn from the posterior, noise, timestep and prompt states of one visit of one clip."""
-    clip, generator = clips[index], generator_for(config.seed, visit)
-    clean = padded_in_front(sample_posterior(clip, generator), frame_group)
-    noise = draw_noise(tuple(clean.shape), generator)
-    timestep = torch.randint(num_timesteps, (), generator=generator)
-    is_dropped = torch.rand((), generator=generator) < config.caption_dropout
-    states = clips.empty_prompt_states if is_dropped else clip["prompt_states"]
-    return clean, noise, timestep, states.float()
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """One clip of a batch."""
+
+    clean: Tensor
+    noise: Tensor
+    timestep: Tensor
+    states: Tensor
+    extras: Mapping[str, Tensor]
+    weight: float
+    source: str
+
+
+class Batches:
+    """The batches of a run by the number of their forward pass; there are ``gradient_accumulation`` of them in a step.
+
+    With a prior, a batch holds ``batch_size`` of the clips and as many of the prior's; ConfigError where they are not all of
+    one size, so that they cannot be stacked.
+    """
+
+    def __init__(
+        self,
+        clips: CachedClips,
+        config: LoopConfig,
+        *,
+        num_timesteps: int,
+        frame_group: int,
+        conditions: Sequence[Condition] = (),
+        priors: Sequence[Prior] = (),
+    ) -> None:
+        self._config, self._num_timesteps, self._frame_group = config, num_timesteps, frame_group
+        kinds = [Prior(clips=clips, conditions=conditions), *priors]
+        _check_stackable(kinds)
+        self._courses = [
+            _Course(
+                clips=kind.clips,
+                plan=BatchPlan(kind.clips, batch_size=config.batch_size, seed=config.seed),
+                weight=kind.weight * len(kinds),  # the loss is a mean over all kinds, and should be a sum of the means of each
+                conditions=kind.conditions,
+                place=(config.seed, *(("prior", number) if number else ())),
+            )
+            for number, kind in enumerate(kinds)
+        ]
+
+    def read(self, forward: int) -> Batch:
+        """The batch of the ``forward``-th forward pass."""
+        size = self._config.batch_size
+        rows = [
+            self._seen(course, visit, forward * size + i)
+            for course in self._courses
+            for i, visit in enumerate(course.plan.at(forward))
+        ]
+        return Batch(
+            clean=torch.stack([row.clean for row in rows]),
+            noise=torch.stack([row.noise for row in rows]),
+            timesteps=torch.stack([row.timestep for row in rows]),
+            states=torch.stack([row.states for row in rows]),
+            extras={name: torch.stack([row.extras[name] for row in rows]) for name in rows[0].extras},
+            weights=torch.tensor([row.weight for row in rows]),
+            sources=tuple(row.source for row in rows),
+        )
+
+    def _seen(self, course: _Course, visit: Visit, number: int) -> _Seen:
+        """What is drawn for the ``number``-th visit: latents of the posterior, noise, timestep, caption, extras."""
+        config = self._config
+        clip, generator = course.clips.read(visit.index, caption=visit.caption), generator_for(*course.place, number)
+        clean = padded_in_front(sample_posterior(clip, generator), self._frame_group)
+        noise = draw_noise(tuple(clean.shape), generator)
+        timestep = draw_timestep(
+            config.timesteps, num_timesteps=self._num_timesteps, seed=config.seed, visit=number, generator=generator
+        )
+        is_dropped = bool(torch.rand((), generator=generator) < config.caption_dropout)
+        look = Look(place=(*course.place, number), caption="" if is_dropped else clip["caption"], frame_group=self._frame_group)
+        states = course.clips.empty_prompt_states if is_dropped else clip["prompt_states"]
+        return _Seen(
+            clean=clean,
+            noise=noise,
+            timestep=timestep,
+            states=states.float(),
+            extras=extras_of(course.conditions, clip, look),
+            weight=course.weight,
+            source=clip["source"],
+        )
+
+
+def _check_stackable(kinds: Sequence[Prior]) -> None:
+    assert len({frozenset(condition.name for condition in kind.conditions) for kind in kinds}) == 1, "other extras"
+    sizes = sorted({bucket for kind in kinds for bucket in kind.clips.buckets})
+    if len(kinds) > 1 and len(sizes) > 1:
+        raise ConfigError(
+            f"Clips and those of their class are stacked in one batch, so all have to be of one size, not {', '.join(sizes)}: "
+            "give one bucket, and the class the same."
+        )
 
 
 def sample_posterior(clip: CachedClip, generator: torch.Generator) -> torch.Tensor:
@@ -67,10 +168,21 @@ def sample_posterior(clip: CachedClip, generator: torch.Generator) -> torch.Tens
     return mean + clip["latent_std"].float() * draw_noise(tuple(mean.shape), generator)
 
 
-def padded_in_front(clean: torch.Tensor, frame_group: int) -> torch.Tensor:
-    """A latent ``(f c h w)`` with copies of its first frame in front, until its frames fill whole groups.
+class ReadAhead:
+    """Batches by the number of their forward pass, each read in a thread while the one before is computed."""
 
-    CogVideoX 1.5 makes one token of two latent frames. The copy is made before noise is added, so that each frame has noise
-    of its own, as at inference. Source: CogVideo, finetune/models/cogvideox_t2v/lora_trainer.py.
-    """
-    return torch.cat([clean[:1].expand(-clean.shape[0] % frame_group, -1, -1, -1), clean])
+    def __init__(self, read: Callable[[int], Batch]) -> None:
+        self._read = read
+        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
+        self._pending: dict[int, Future[Batch]] = {}
+
+    def read(self, forward: int, *, then: int) -> Batch:
+        """The batch of pass ``forward``; ``then`` is the pass that will be asked for next."""
+        batch = self._pending.pop(forward, None) or self._pool.submit(self._read, forward)
+        result = batch.result()
+        self._pending = {then: self._pool.submit(self._read, then)}
+        return result
+
+    def close(self) -> None:
+        """Forget what was read ahead."""
+        self._pool.shutdown(cancel_futures=True)

@@ -1,30 +1,33 @@
-"""Checkpoints of a run: the adapter's weights and the optimizer's state, never the frozen base.
+"""Checkpoints of a run: what was learned and the optimizer's state, never the frozen base.
 
 ``checkpoints/step-000100/`` holds ``state.safetensors`` and, written last, ``manifest.json`` with the step and the identity of
 the run. The folder gets its name by one rename, so it is whole or not there.
 """
 
+import errno
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from reelora.errors import ConfigError, DataError, FileFormatError, ReeloraError
 from reelora.tensorio import fingerprint, open_tensors, write_tensors
 
-__all__ = ["Checkpoint", "newest_checkpoint", "restore", "write_checkpoint"]
+from .state import State
+
+__all__ = ["Checkpoint", "check_identity", "find_checkpoint", "find_step", "read_state", "write_checkpoint"]
 
 Identity = Mapping[str, object]
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
+_ADVICE = "Delete it, or set loop.skip_damaged_checkpoints = true, to go on from the one before."
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """Where a run stood after ``step`` optimizer steps."""
 
@@ -33,106 +36,134 @@ class Checkpoint:
     identity: Identity
     seconds: float
     content: str
-    """Fingerprint of the state."""
+    """Fingerprint of the state's tensors."""
+    optimizer: Any
+    """What of the optimizer's state is no tensor."""
 
 
 def write_checkpoint(
-    folder: Path, model: nn.Module, optimizer: Optimizer, *, step: int, identity: Identity, seconds: float, keep: int
+    folder: Path, state: State, *, step: int, identity: Identity, seconds: float, keep: int, best: int | None
 ) -> Path:
-    """Write a checkpoint into ``folder``, then delete all but the ``keep`` newest; OSError leaves the older ones alone."""
+    """Write a checkpoint into ``folder``, then delete all but the ``keep`` newest and that of step ``best``.
+
+    On a full disk the older ones but the newest make room first. Raises OSError that names the last whole one if it still does
+    not fit; that one is left alone.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    fresh, final = folder / ".new", folder / f"step-{step:06d}"
-    shutil.rmtree(fresh, ignore_errors=True)
+    final = folder / _name(step)
+    tensors, optimizer = state
+    manifest = {"step": step, "identity": identity, "seconds": seconds, "content": fingerprint(tensors), "optimizer": optimizer}
     try:
-        fresh.mkdir()
-        state = _state(model, optimizer)
-        write_tensors(fresh / _STATE, state)
-        manifest = {"step": step, "identity": identity, "seconds": seconds, "content": fingerprint(state)}
-        (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-        _sync(fresh / _MANIFEST)
-        shutil.rmtree(final, ignore_errors=True)
-        fresh.rename(final)
-        _sync(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    for old in _folders(folder)[:-keep]:
-        shutil.rmtree(old)
+        _write(final, tensors, manifest)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        _prune(folder, keep=1, best=best)
+        _retry(final, tensors, manifest, error)
+    _prune(folder, keep=keep, best=best)
     return final
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
-    """The newest checkpoint in ``folder``; None where there is none, FileFormatError where its manifest is not one."""
-    for path in reversed(_folders(folder)):
+def list_checkpoints(folder: Path) -> list[Path]:
+    """The folders of all checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+
+
+def find_checkpoint(folder: Path, *, skip_damaged: bool = False) -> Checkpoint | None:
+    """The newest checkpoint in ``folder``, or the newest whole one; None where there is none.
+
+    Raises FileFormatError or DataError that names a damaged one, unless it is to be skipped.
+    """
+    for path in reversed(list_checkpoints(folder)):
         try:
-            return Checkpoint(folder=path, **json.loads((path / _MANIFEST).read_text(encoding="utf-8")))
-        except (OSError, ValueError, TypeError) as error:
-            raise FileFormatError(
-                f"{path}: this checkpoint cannot be read ({error}). Delete it to go on from the one before."
-            ) from error
+            checkpoint = read_manifest(path)
+            if skip_damaged:
+                read_state(checkpoint)
+        except (FileFormatError, DataError):
+            if not skip_damaged:
+                raise
+            continue
+        return checkpoint
     return None
 
 
-def restore(checkpoint: Checkpoint, model: nn.Module, optimizer: Optimizer, *, identity: Identity) -> None:
-    """Put the checkpoint's state into ``model`` and ``optimizer``; nothing has changed if it does not fit.
+def find_step(folder: Path, step: int) -> Checkpoint:
+    """The checkpoint of one step; FileFormatError where it is not there or not whole."""
+    return read_manifest(folder / _name(step))
 
-    Raises ConfigError that lists every setting in which the run differs from the one that wrote it, DataError for a state
-    that is damaged.
-    """
-    if differences := _differences(checkpoint.identity, identity):
+
+def read_manifest(path: Path) -> Checkpoint:
+    """The checkpoint in a folder; FileFormatError where its manifest is not one."""
+    try:
+        return Checkpoint(folder=path, **json.loads((path / _MANIFEST).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise FileFormatError(f"{path}: this checkpoint cannot be read ({error}). {_ADVICE}") from error
+
+
+def read_state(checkpoint: Checkpoint) -> State:
+    """What was learned; DataError where the bytes are not those that were written."""
+    try:
+        tensors = dict(open_tensors(checkpoint.folder / _STATE))
+    except (ReeloraError, OSError) as error:
+        raise DataError(f"{checkpoint.folder}: its state cannot be read: {error}. {_ADVICE}") from error
+    if fingerprint(tensors) != checkpoint.content:
+        raise DataError(f"{checkpoint.folder}: its state is damaged. {_ADVICE}")
+    return tensors, checkpoint.optimizer
+
+
+def check_identity(checkpoint: Checkpoint, identity: Identity) -> None:
+    """Raise ConfigError that lists every setting in which the run differs from the one that wrote the checkpoint."""
+    if differences := _differences(checkpoint.identity, json.loads(json.dumps(identity))):
         raise ConfigError(
             f"{checkpoint.folder}: this folder belongs to another run. It differs in:\n"
             + "\n".join(f"- {line}" for line in differences)
-            + "\nChoose another output folder, or use the old settings."
+            + "\nChoose another output folder, or use the old settings. Nothing was changed."
         )
-    state, parameters = _read_state(checkpoint), _trainable(model)
-    wanted = {name: tuple(tensor.shape) for name, tensor in _state(model, optimizer, filled=True).items()}
-    if wanted != {name: tuple(tensor.shape) for name, tensor in state.items()}:
-        raise DataError(f"{checkpoint.folder}: its state is not that of this model and optimizer. Delete it and train again.")
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state[f"weights.{name}"])
-            # The fused optimizer reads its step count on the parameter's own device.
-            optimizer.state[parameter] = {
-                key: state[f"{key}.{name}"].to(parameter.device, copy=True) for key in ("step", "exp_avg", "exp_avg_sq")
-            }
 
 
-def _trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+def _name(step: int) -> str:
+    return f"step-{step:06d}"
 
 
-def _state(model: nn.Module, optimizer: Optimizer, *, filled: bool = False) -> dict[str, Tensor]:
-    """Weights and AdamW's moments by name; ``filled`` also where the optimizer has made no step yet."""
-    state = {}
-    for name, parameter in _trainable(model).items():
-        state[f"weights.{name}"] = parameter.detach()
-        empty = {"step": torch.tensor(0.0), "exp_avg": parameter.detach(), "exp_avg_sq": parameter.detach()} if filled else {}
-        state |= {f"{key}.{name}": value for key, value in {**empty, **optimizer.state.get(parameter, {})}.items()}
-    return state
-
-
-def _read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
+def _write(final: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any]) -> None:
+    fresh = final.with_name(".new")
+    shutil.rmtree(fresh, ignore_errors=True)
     try:
-        state = dict(open_tensors(checkpoint.folder / _STATE))
-    except (ReeloraError, OSError) as error:
-        raise DataError(
-            f"{checkpoint.folder}: its state cannot be read: {error}. Delete it to go on from the one before."
-        ) from error
-    if fingerprint(state) != checkpoint.content:
-        raise DataError(f"{checkpoint.folder}: its state is damaged. Delete it to go on from the one before.")
-    return state
+        fresh.mkdir()
+        write_tensors(fresh / _STATE, tensors)
+        (fresh / _MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+        for path in (fresh / _MANIFEST, fresh):
+            _sync(path)
+        shutil.rmtree(final, ignore_errors=True)
+        fresh.rename(final)
+        _sync(final.parent)
+    except BaseException:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
 
 
-def _differences(theirs: object, ours: object, path: str = "") -> list[str]:
+def _retry(final: Path, tensors: Mapping[str, Tensor], manifest: Mapping[str, Any], error: OSError) -> None:
+    try:
+        _write(final, tensors, manifest)
+    except OSError:
+        whole = list_checkpoints(final.parent)
+        rest = f"the last whole checkpoint is {whole[-1].name}" if whole else "there is no checkpoint yet"
+        text = f"{error.strerror}. {final.name} is not saved, {rest}: free some space, and the same command goes on"
+        raise OSError(error.errno, text, str(final.parent)) from error
+
+
+def _prune(folder: Path, *, keep: int, best: int | None) -> None:
+    kept = {_name(best)} if best is not None else set()
+    for old in list_checkpoints(folder)[:-keep]:
+        if old.name not in kept:
+            shutil.rmtree(old)
+
+
+def _differences(theirs: object, ours: object, path: str = "") -> Sequence[str]:
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         keys = sorted({*theirs, *ours})
         return [line for key in keys for line in _differences(theirs.get(key), ours.get(key), f"{path}.{key}".strip("."))]
     return [] if theirs == ours else [f"{path}: it has {theirs!r}, this run {ours!r}"]
-
-
-def _folders(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
 
 
 def _sync(path: Path) -> None:

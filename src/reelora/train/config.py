@@ -1,36 +1,73 @@
 """How a run learns. The defaults are those of CogVideo's ``finetune/`` where it has a good one."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reelora.settings import Settings
 
-__all__ = ["LoopConfig", "OptimizerConfig", "Schedule"]
+from .rates import SCHEDULES, Schedule
 
-Schedule = Literal["constant", "linear", "cosine"]
+__all__ = ["Distribution", "LoopConfig", "OptimizerConfig", "OptimizerKind", "TimestepConfig", "Weighting"]
+
+Distribution = Literal["uniform", "logit_normal"]
+OptimizerKind = Literal["adamw", "adamw8bit", "prodigy"]
+Weighting = Literal["flat", "min_snr"]
+
 Share = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 CountOrNever = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0)]
+
+_PRODIGY_RATE = 0.1
 
 
 class OptimizerConfig(Settings):
-    """AdamW, its learning rate over the run, and clipping."""
+    """Who makes the steps, its learning rate over the run, and clipping."""
 
+    kind: OptimizerKind = "adamw"
+    """adamw8bit needs `pip install bitsandbytes` and an accelerator, prodigy `pip install prodigyopt` and learning_rate 1."""
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 1e-4
-    """Rate after the warm-up."""
+    """Rate after the warm-up. prodigy finds the rate by itself and multiplies it by this."""
     schedule: Schedule = "constant"
-    """What the rate does after the warm-up; linear and cosine would reach zero one step after the last."""
+    """What the rate does after the warm-up; all but the first would end one step after the last."""
     warmup_steps: CountOrNever = 20
     """Steps over which the rate rises from zero."""
+    cycles: Count = 1
+    """How often cosine_with_restarts begins."""
+    power: Positive = 1.0
+    """Of polynomial."""
     betas: tuple[Share, Share] = (0.9, 0.99)
     """Decay of the running means of gradients and of their squares."""
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     """Share of a weight, times the rate, that is taken off at each step."""
-    epsilon: Annotated[float, Field(gt=0)] = 1e-8
+    epsilon: Positive = 1e-8
     """Keeps a step finite where gradients are zero."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    max_grad_norm: Positive = 1.0
     """Gradients of all trainable parameters together are scaled down to this norm."""
+
+    @model_validator(mode="after")
+    def _check_prodigy(self) -> Self:
+        if self.kind == "prodigy" and self.learning_rate < _PRODIGY_RATE:
+            raise ValueError("prodigy finds the rate by itself and multiplies it by learning_rate: write learning_rate = 1")
+        return self
+
+
+class TimestepConfig(Settings):
+    """Which noise levels are trained on, and how much each counts."""
+
+    distribution: Distribution = "uniform"
+    """logit_normal sees the middle of the schedule more often than its ends."""
+    mean: float = 0.0
+    """Of logit_normal; above 0 there is more noise. In units of log(t / (1 - t))."""
+    std: Positive = 1.0
+    """Of logit_normal."""
+    stratified: bool = False
+    """Spread the draws: every 16 that follow each other come from 16 equal shares of the distribution."""
+    weighting: Weighting = "flat"
+    """flat: the error of the velocity as it is. min_snr: its error at little noise counts less."""
+    snr_gamma: Positive = 5.0
+    """Of min_snr."""
 
 
 class LoopConfig(Settings):
@@ -41,7 +78,7 @@ class LoopConfig(Settings):
     batch_size: Count = 1
     """Clips per forward pass."""
     gradient_accumulation: Count = 1
-    """Forward passes per optimizer step."""
+    """Forward passes per optimizer step. Several processes share them, so the numbers do not depend on how many there are."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
     """Compute activations again in the backward pass: a third slower, a fraction of the memory; the numbers stay the same.
     auto: for models over a billion parameters, whose blocks keep about a gigabyte each otherwise."""
@@ -49,13 +86,18 @@ class LoopConfig(Settings):
     """Share of clips that are seen with the empty caption, for guidance."""
     seed: int = 0
     """Everything random follows from it, the step and the clip."""
+    ema_decay: Share = 0.0
+    """Measure, preview and save a running mean of the weights with this decay per step; 0: the weights themselves."""
     checkpoint_every: Count = 100
     """Steps between checkpoints; one is also written at the end and when a run is stopped."""
     keep_checkpoints: Count = 2
-    """How many of the newest checkpoints stay."""
+    """How many of the newest checkpoints stay; the best one by the held-out clips stays too."""
+    skip_damaged_checkpoints: bool = False
+    """Where the newest checkpoint is damaged, go on from the one before instead of stopping."""
     evaluate_every: CountOrNever = 50
     """Steps between evaluations on the held-out clips; 0: only at the start and the end."""
     optimizer: OptimizerConfig = OptimizerConfig()
+    timesteps: TimestepConfig = TimestepConfig()
 
     @property
     def clips_per_step(self) -> int:
@@ -63,17 +105,20 @@ class LoopConfig(Settings):
 
     def learning_rate(self, step: int) -> float:
         """Rate of step ``step`` (from 0): linear warm-up, then the schedule."""
-        from math import cos, pi
-
         optimizer = self.optimizer
         warm = min(1.0, (step + 1) / optimizer.warmup_steps) if optimizer.warmup_steps else 1.0
         done = max(0, step - optimizer.warmup_steps) / max(1, self.steps - optimizer.warmup_steps)
-        after = {"constant": 1.0, "linear": 1 - done, "cosine": 0.5 * (1 + cos(pi * done))}[optimizer.schedule]
-        return optimizer.learning_rate * warm * after
+        return optimizer.learning_rate * warm * SCHEDULES[optimizer.schedule](done, optimizer.cycles, optimizer.power)
 
     def identity(self) -> dict[str, object]:
         """The settings that decide the numbers of a run; two runs that agree in them may continue each other."""
-        free = {"gradient_checkpointing", "checkpoint_every", "keep_checkpoints", "evaluate_every"}
+        free = {
+            "gradient_checkpointing",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "skip_damaged_checkpoints",
+            "evaluate_every",
+        }
         if self.optimizer.schedule == "constant":
             free.add("steps")
         return self.model_dump(mode="json", exclude=free)

@@ -1,17 +1,21 @@
-"""The forward process of CogVideoX and what its transformer is asked to predict."""
+"""The forward process of a model, and what its denoiser is asked to predict."""
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Literal, Self
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from reelora.errors import ConfigError, nearest
 from reelora.shapes import Latents
 
-__all__ = ["Diffusion", "Timesteps"]
+__all__ = ["Diffusion", "Prediction", "Timesteps", "per_clip_error"]
 
 Timesteps = Int[Tensor, " b"]
+
+Prediction = Literal["v_prediction", "epsilon"]
+"""What a denoiser gives: the velocity, as all of CogVideoX, or the noise, as Stable Diffusion 1.5 and XL."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,25 @@ class Diffusion:
     """
 
     alphas: Float[Tensor, " n"]
+    prediction: Prediction = "v_prediction"
 
     @classmethod
-    def of(cls, scheduler: object) -> Self:
-        """The forward process of a diffusers scheduler, shift and zero terminal signal included."""
-        return cls(scheduler.alphas_cumprod.float())  # pyright: ignore[reportAttributeAccessIssue]
+    def of(cls, scheduler: Any) -> Self:
+        """The forward process of a diffusers scheduler, shift, zero terminal signal and kind of prediction included.
+
+        Raises ConfigError for a kind that is not learned here, and where the noise is asked for at a step without signal.
+        """
+        prediction, alphas = scheduler.config.prediction_type, scheduler.alphas_cumprod.float()
+        if prediction not in TARGETS:
+            raise ConfigError(
+                f"The scheduler's prediction_type {prediction!r} cannot be trained, {nearest(prediction, TARGETS)}."
+            )
+        if prediction == "epsilon" and not alphas[-1] > 0:
+            raise ConfigError(
+                "The scheduler asks for the noise (prediction_type epsilon) of latents that are nothing but noise at its last "
+                "step (rescale_betas_zero_snr): no clip follows from it. Set one of them otherwise in scheduler_config.json."
+            )
+        return cls(alphas, prediction)
 
     @property
     def num_timesteps(self) -> int:
@@ -42,16 +60,26 @@ class Diffusion:
         signal, spread = self._weights(timesteps)
         return signal * noise - spread * clean
 
+    def target(self, clean: Latents, noise: Latents, timesteps: Timesteps) -> Latents:
+        """What the denoiser should have said of ``noisy(clean, noise, timesteps)``."""
+        return TARGETS[self.prediction](self, clean, noise, timesteps)
+
+    def signal_to_noise(self, timesteps: Timesteps) -> Float[Tensor, " b"]:
+        """``a / (1 - a)`` at every timestep; 0 where all is noise."""
+        alpha = self.alphas.to(timesteps.device)[timesteps]
+        return alpha / (1 - alpha)
+
     def _weights(self, timesteps: Timesteps) -> tuple[Tensor, Tensor]:
         alpha = self.alphas.to(timesteps.device)[timesteps].view(-1, 1, 1, 1, 1)
         return alpha.sqrt(), (1 - alpha).sqrt()
 
 
+TARGETS: Mapping[str, Callable[[Diffusion, Latents, Latents, Timesteps], Latents]] = {
+    "v_prediction": Diffusion.velocity,
+    "epsilon": lambda diffusion, clean, noise, timesteps: noise,
+}
+
+
 def per_clip_error(predicted: Latents, wanted: Latents) -> Float[Tensor, " b"]:
     """Mean squared error of each clip, in float32."""
     return (predicted.float() - wanted.float()).square().flatten(1).mean(1)
-
-
-def draw_noise(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Gaussian noise drawn on the CPU, so that one seed means the same noise on every device."""
-    return torch.randn(shape, generator=generator, dtype=torch.float32)

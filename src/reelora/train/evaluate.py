@@ -1,47 +1,56 @@
-"""The loss on held-out clips, on the same noise and timesteps every time, so that only the weights can change it."""
+"""Errors on held-out clips, on the same noise and timesteps every time, so that only the weights can change them."""
 
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from reelora.data import CachedClips
+from reelora.data import CachedClip, CachedClips
 from reelora.lora import evaluating
 
-from .batches import generator_for, padded_in_front, sample_posterior
-from .diffusion import Diffusion, draw_noise, per_clip_error
-from .predict import Predictor
+from .batches import Batch, sample_posterior
+from .conditioning import Look, extras_of, padded_in_front
+from .draws import draw_noise, generator_for
+from .objective import Objective
+from .team import Team
 
-__all__ = ["held_out_loss"]
+__all__ = ["TIMES_PER_CLIP", "held_out_errors"]
 
-_TIMES_PER_CLIP = 8
+TIMES_PER_CLIP = 8
 
 
-def held_out_loss(
-    model: nn.Module,
-    predict: Predictor,
-    clips: CachedClips,
-    diffusion: Diffusion,
-    *,
-    seed: int,
-    batch_size: int,
-    frame_group: int,
-) -> float:
-    """Mean velocity error over all ``clips`` at eight timesteps each, spread evenly over the schedule.
+def held_out_errors(
+    model: nn.Module, objective: Objective, clips: CachedClips, *, seed: int, batch_size: int, team: Team
+) -> Float[Tensor, "n k"]:
+    """Error of every clip at eight timesteps, spread evenly over the schedule, shared out over the team.
 
-    At most ``batch_size`` of them are computed at once, so that measuring needs no more memory than training.
+    At most ``batch_size`` of them are computed at once, so that measuring needs no more memory than training. No random number
+    of the training is used.
     """
-    device = next(model.parameters()).device
-    timesteps = ((torch.arange(_TIMES_PER_CLIP) + 0.5) / _TIMES_PER_CLIP * diffusion.num_timesteps).long()
-    errors = []
+    errors = torch.zeros(len(clips), TIMES_PER_CLIP, dtype=torch.float64)
+    pieces = [(row, places) for row in range(len(clips)) for places in torch.arange(TIMES_PER_CLIP).split(batch_size)]
     with evaluating(model), torch.no_grad():
-        for source, clip in zip(clips.sources, clips, strict=True):
-            generator = generator_for(seed, "held out", source)
-            clean = padded_in_front(sample_posterior(clip, generator), frame_group)
-            states = clip["prompt_states"].float()
-            for times in timesteps.split(batch_size):
-                noise = draw_noise((len(times), *clean.shape), generator).to(device)
-                many = clean.to(device).expand_as(noise)
-                repeated = states.to(device).expand(len(times), -1, -1)
-                times = times.to(device)
-                predicted = predict(diffusion.noisy(many, noise, times), repeated, times)
-                errors.append(per_clip_error(predicted, diffusion.velocity(many, noise, times)))
-    return float(torch.cat(errors).mean())
+        for row, places in team.share(pieces):
+            batch = _batch(clips[row], objective, places, seed).to(team.device)
+            errors[row, places] = objective.errors(batch)[0].double().cpu()
+    return team.sum(errors)
+
+
+def _batch(clip: CachedClip, objective: Objective, places: Tensor, seed: int) -> Batch:
+    """One clip at several of its timesteps."""
+    place = (seed, "held out", clip["source"])
+    generator = generator_for(*place)
+    look = Look(place=place, caption=clip["caption"], frame_group=objective.frame_group, is_measured=True)
+    clean = padded_in_front(sample_posterior(clip, generator), objective.frame_group)
+    noise = draw_noise((TIMES_PER_CLIP, *clean.shape), generator)[places]
+    timesteps = ((torch.arange(TIMES_PER_CLIP) + 0.5) / TIMES_PER_CLIP * objective.diffusion.num_timesteps).long()
+    states = clip["prompt_states"].float()
+    extras = extras_of(objective.conditions, clip, look)
+    return Batch(
+        clean=clean.expand_as(noise),
+        noise=noise,
+        timesteps=timesteps[places],
+        states=states.expand(len(places), -1, -1),
+        extras={name: extra.expand(len(places), *extra.shape) for name, extra in extras.items()},
+        weights=torch.ones(len(places)),
+        sources=(clip["source"],) * len(places),
+    )

@@ -1,57 +1,50 @@
-"""Figures of a run, one JSON object per step, and the same for TensorBoard."""
+"""Figures of a run: one JSON object per step, and the same for the boards that are wanted."""
 
-import json
-import os
-import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Protocol, Self
 
-from reelora.tensorio import atomic_path
+from .rows import Row, RowFile, read_rows
 
-__all__ = ["Tracker", "read_metrics"]
+__all__ = ["METRICS", "Board", "MakeBoard", "Tracker", "read_metrics"]
 
-Row = Mapping[str, Any]
+METRICS = "metrics.jsonl"
+
+
+class Board(Protocol):
+    """Something that shows figures besides the file."""
+
+    def write(self, row: Row) -> None:
+        """Take in the row of one step."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class MakeBoard(Protocol):
+    """Opens a board for the run in ``folder``, whose next step is ``first_step + 1``."""
+
+    def __call__(self, folder: Path, *, first_step: int) -> Board: ...
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The rows of a ``metrics.jsonl``; lines that a power cut or a kill left unreadable are dropped."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
-    return [row for row in map(_row, lines) if row is not None]
-
-
-def _row(line: str) -> dict[str, Any] | None:
-    try:
-        row = json.loads(line)
-    except ValueError:
-        return None
-    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+    return read_rows(path)
 
 
 class Tracker:
-    """Writes ``metrics.jsonl`` and, if wanted, TensorBoard's event file into a run's folder; a context manager.
+    """Writes ``metrics.jsonl`` in a run's folder, and to boards; a context manager."""
 
-    Rows from after ``first_step`` that an earlier, interrupted start has left are dropped: they are made again.
-    """
-
-    def __init__(self, folder: Path, *, first_step: int, tensorboard: bool = True) -> None:
-        self._folder, self._first_step, self._wants_board = folder, first_step, tensorboard
-        self._stack = ExitStack()
-        self._file: IO[str] | None = None
-        self._board: _Board | None = None
+    def __init__(self, folder: Path, *, first_step: int, boards: Sequence[MakeBoard] = ()) -> None:
+        with ExitStack() as stack:
+            self._file = stack.enter_context(RowFile(folder / METRICS, first_step=first_step))
+            self._boards = [make(folder, first_step=first_step) for make in boards]
+            for board in self._boards:
+                stack.callback(board.close)
+            self._stack = stack.pop_all()
 
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        path = self._folder / "metrics.jsonl"
-        kept = [row for row in read_metrics(path) if row["step"] <= self._first_step]
-        with atomic_path(path) as fresh:
-            fresh.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        self._file = self._stack.enter_context(path.open("a", encoding="utf-8"))
-        if self._wants_board:
-            self._board = self._stack.enter_context(_Board(self._folder / "tensorboard", purge_step=self._first_step + 1))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -59,44 +52,10 @@ class Tracker:
 
     def write(self, row: Row) -> None:
         """Add the row of one step."""
-        assert self._file is not None, "a Tracker is used as a context manager"
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
-        if self._board is not None:
-            self._board.write(row)
+        self._file.write(row)
+        for board in self._boards:
+            board.write(row)
 
     def sync(self) -> None:
         """Wait until all rows are on the disk itself."""
-        assert self._file is not None, "a Tracker is used as a context manager"
-        os.fsync(self._file.fileno())
-
-
-class _Board:
-    """TensorBoard's event file, written at once and in this thread, so that a full disk is an error here and not a lost log."""
-
-    def __init__(self, folder: Path, *, purge_step: int) -> None:
-        from tensorboard.summary.writer.record_writer import RecordWriter
-
-        folder.mkdir(exist_ok=True)
-        name = f"events.out.tfevents.{time.time_ns()}.reelora"  # TensorBoard reads the files of a folder in this order
-        self._file = (folder / name).open("wb")
-        self._records = RecordWriter(self._file)
-        self._add(file_version="brain.Event:2")
-        self._add(step=purge_step, session_log={"status": "START"})
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-    def write(self, row: Row) -> None:
-        values = [{"tag": name, "simple_value": value} for name, value in row.items() if name != "step"]
-        self._add(step=row["step"], summary={"value": values})
-
-    def _add(self, **content: Any) -> None:
-        from tensorboard.compat.proto import event_pb2
-
-        message: Any = event_pb2
-        self._records.write(message.Event(wall_time=time.time(), **content).SerializeToString())
-        self._file.flush()
+        self._file.sync()

@@ -1,0 +1,174 @@
+"""What a cache holds, whether it is whole, and what of it can go."""
+
+import fcntl
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from reelora.errors import DataError, FileFormatError
+
+from .entries import entry_files, read_whole_entry
+from .manifest import SETS, Manifest, manifests_in, read_manifest
+from .probes import PROBES
+
+__all__ = [
+    "CacheSet",
+    "Damage",
+    "Pruning",
+    "alone_in",
+    "cache_sets",
+    "in_use",
+    "plan_pruning",
+    "unused_entries",
+    "verify_cache",
+]
+
+_LOCK = "lock"
+_SECONDS_PER_DAY = 86400
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheSet:
+    """One data set of a cache, in one size, for one model."""
+
+    manifest: Path
+    num_clips: int
+    settings: dict[str, str | int | float]
+    num_entries: int
+    size_bytes: int
+    used_at: float
+    """Seconds since 1970 of the last ``precompute`` that found or made it."""
+
+    @property
+    def name(self) -> str:
+        return self.manifest.stem
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damage:
+    """A file of a cache that is not what it should be, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pruning:
+    """The files that can go, each with its reason."""
+
+    files: tuple[Damage, ...]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.path.stat().st_size for file in self.files if file.path.is_file())
+
+    def run(self) -> None:
+        """Delete them."""
+        for file in self.files:
+            file.path.unlink(missing_ok=True)
+
+
+# Locks. Many may fill a cache at once; who deletes must be alone.
+
+
+@contextmanager
+def in_use(cache: Path) -> Iterator[None]:
+    """A time in which nothing of a cache is deleted; waits while something is."""
+    with (cache / _LOCK).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_SH)
+        yield
+
+
+@contextmanager
+def alone_in(cache: Path) -> Iterator[None]:
+    """A time in which nobody else works on a cache. Raises DataError at once where somebody does."""
+    with (cache / _LOCK).open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"{cache}: is being filled by another process; wait until it is done, or stop it.") from error
+        yield
+
+
+# What there is.
+
+
+def cache_sets(cache: Path) -> tuple[list[CacheSet], list[Damage]]:
+    """The data sets of a cache, the one used last at the end, and the manifests that are none."""
+    sets: list[CacheSet] = []
+    damaged: list[Damage] = []
+    for path in manifests_in(cache):
+        try:
+            sets.append(_set(path, read_manifest(path)[1]))
+        except FileFormatError as error:
+            damaged.append(Damage(path=path, reason=str(error)))
+    return sets, damaged
+
+
+def _set(path: Path, manifest: Manifest) -> CacheSet:
+    records = [*manifest.latents.values(), *manifest.prompts.values()]
+    return CacheSet(
+        manifest=path,
+        num_clips=len(manifest.clips),
+        settings=manifest.settings,
+        num_entries=len(records),
+        size_bytes=sum(record.size_bytes for record in records),
+        used_at=path.stat().st_mtime,
+    )
+
+
+def unused_entries(cache: Path) -> list[Path]:
+    """Entries that no data set of a cache names, and what killed processes left half written. Nothing is deleted."""
+    return [file.path for file in _unused(cache, [path for path in manifests_in(cache) if _is_manifest(path)])]
+
+
+def verify_cache(cache: Path) -> list[Damage]:
+    """Read every entry of a cache and compare its values with their hash: the files that are damaged."""
+    _, damaged = cache_sets(cache)
+    for kind, path in entry_files(cache):
+        if not _is_leftover(path):
+            try:
+                read_whole_entry(cache, kind, path.stem)
+            except DataError as error:
+                damaged.append(Damage(path=path, reason=str(error)))
+    return damaged
+
+
+def plan_pruning(cache: Path, *, days: float) -> Pruning:
+    """What can go: data sets not used for so many ``days``, entries of no other set, leftovers, and what is damaged."""
+    old = [path for path in manifests_in(cache) if time.time() - path.stat().st_mtime > days * _SECONDS_PER_DAY]
+    damaged = verify_cache(cache)
+    gone = {damage.path for damage in damaged}
+    kept = [path for path in manifests_in(cache) if path not in old and path not in gone]
+    files = [
+        *damaged,
+        *(Damage(path=path, reason=f"not used for more than {days:g} days") for path in old if path not in gone),
+        *(file for file in _unused(cache, kept) if file.path not in gone),
+    ]
+    return Pruning(files=tuple(files))
+
+
+def _unused(cache: Path, manifests: list[Path]) -> list[Damage]:
+    used: set[str] = set()
+    for path in manifests:
+        manifest = read_manifest(path)[1]
+        used |= {f"{key}.safetensors" for key in (*manifest.latents, *manifest.prompts)}
+    idle = [path for _, path in entry_files(cache) if path.name not in used]
+    half = [path for name in (SETS, PROBES) for path in sorted((cache / name).glob(".*"))]
+    return [
+        Damage(path=path, reason="half written" if _is_leftover(path) else "no data set uses it") for path in [*idle, *half]
+    ]
+
+
+def _is_manifest(path: Path) -> bool:
+    try:
+        read_manifest(path)
+    except FileFormatError:
+        return False
+    return True
+
+
+def _is_leftover(path: Path) -> bool:
+    return path.name.startswith(".")

@@ -1,0 +1,101 @@
+"""``cache``: what a cache of clips holds, whether it is whole, and what of it can go."""
+
+from datetime import datetime
+from pathlib import Path
+
+from reelora.data import CacheSet, Damage, Pruning, alone_in, cache_sets, plan_pruning, unused_entries, verify_cache
+from reelora.errors import DataError
+
+from .config import DataConfig
+
+__all__ = ["find_cache", "list_cache", "list_lines", "prune_cache", "pruning_lines", "verify_files"]
+
+
+def find_cache(folder: Path) -> Path:
+    """The cache that a folder is, or that lies in a folder of clips. Raises DataError where there is none."""
+    for place in (folder, folder / DataConfig().cache):
+        if (place / "sets").is_dir():
+            return place
+    raise DataError(
+        f"{folder}: is no cache of clips and holds none. Give the folder of the clips, or the one that data.cache names; "
+        "`reelora precompute` makes it."
+    )
+
+
+def list_cache(folder: Path) -> dict[str, object]:
+    """The data sets of a cache, what none of them uses, and manifests that are none."""
+    cache = find_cache(folder)
+    sets, damaged = cache_sets(cache)
+    unused = unused_entries(cache)
+    return {
+        "cache": str(cache),
+        "sets": [_row(found) for found in sets],
+        "unused_files": len(unused),
+        "unused_bytes": sum(path.stat().st_size for path in unused),
+        "damaged": [str(damage.path) for damage in damaged],
+    }
+
+
+def _row(found: CacheSet) -> dict[str, object]:
+    return {
+        "manifest": str(found.manifest),
+        "clips": found.num_clips,
+        "buckets": str(found.settings["buckets"]).split(),
+        "fps": found.settings["fps"],
+        "vae": found.settings["vae_fingerprint"],
+        "entries": found.num_entries,
+        "bytes": found.size_bytes,
+        "last_used": datetime.fromtimestamp(found.used_at).astimezone().isoformat(timespec="seconds"),
+    }
+
+
+def list_lines(folder: Path) -> list[str]:
+    """The same for people, the data set used last at the end."""
+    cache = find_cache(folder)
+    sets, damaged = cache_sets(cache)
+    unused = unused_entries(cache)
+    size = sum(path.stat().st_size for path in unused)
+    return [
+        *(_line(found) for found in sets),
+        *(f"damaged: {damage.reason}" for damage in damaged),
+        f"{cache}: {len(sets)} data sets; {len(unused)} files ({_megabytes(size)}) that none of them uses",
+    ]
+
+
+def _line(found: CacheSet) -> str:
+    buckets = str(found.settings["buckets"]).split()
+    sizes = buckets[0] if len(buckets) == 1 else f"{len(buckets)} possible buckets"
+    used, vae = f"{datetime.fromtimestamp(found.used_at):%Y-%m-%d %H:%M}", str(found.settings["vae_fingerprint"])[:8]
+    return (
+        f"{found.name[:12]}  {found.num_clips} clips of {sizes} at {found.settings['fps']:g} fps, VAE {vae}, "
+        f"{found.num_entries} entries, {_megabytes(found.size_bytes)}, used {used}"
+    )
+
+
+def verify_files(folder: Path) -> list[Damage]:
+    """Every file of a cache whose content is not what was written."""
+    return verify_cache(find_cache(folder))
+
+
+def prune_cache(folder: Path, *, days: float, dry_run: bool) -> tuple[Pruning, int]:
+    """Delete what can go, or only find it; what it is, and its bytes. Raises DataError while the cache is being filled."""
+    cache = find_cache(folder)
+    with alone_in(cache):
+        pruning = plan_pruning(cache, days=days)
+        size_bytes = pruning.size_bytes
+        if not dry_run:
+            pruning.run()
+    return pruning, size_bytes
+
+
+def pruning_lines(pruning: Pruning, size_bytes: int, *, dry_run: bool) -> list[str]:
+    """What goes and why."""
+    verb = "would go" if dry_run else "deleted"
+    return [
+        *(f"{file.path}: {file.reason}" for file in pruning.files),
+        f"{len(pruning.files)} files {verb}, {_megabytes(size_bytes)}",
+    ]
+
+
+def _megabytes(size_bytes: int) -> str:
+    return f"{size_bytes / 1e6:.1f} MB"

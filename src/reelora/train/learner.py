@@ -1,0 +1,192 @@
+"""One optimizer step, from the batches to the new weights."""
+
+import hashlib
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import nn
+
+from reelora.errors import TrainingDivergedError, first_few
+
+from .batches import Batch, Batches, ReadAhead
+from .config import LoopConfig
+from .guard import Guard
+from .lesson import Lesson
+from .objective import Objective
+from .optimizers import make_optimizer
+from .shown import RunningMean, nothing_like, showing
+from .state import State, pack, unpack
+from .team import Team
+
+__all__ = ["Learner", "StepFigures"]
+
+_MANY_PARAMETERS = 1_000_000_000
+"""Beyond this many, activations are computed again unless the user says otherwise."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepFigures:
+    """What one optimizer step was like."""
+
+    loss: float
+    relative_loss: float
+    """Divided by that of a model which predicts nothing, on the same batches."""
+    learning_rate: float
+    grad_norm: float
+    """Before clipping."""
+    data_wait: float
+    """Seconds in which the model waited for clips."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pass:
+    """What became of one forward pass."""
+
+    loss: float
+    of_nothing: float
+    """The loss of a model that predicts nothing, on the same batch."""
+    waited: float
+
+
+class Learner:
+    """The parts of a run that stay the same from step to step: model, optimizer, running mean, this process's batches.
+
+    A context manager, since it reads ahead.
+    """
+
+    def __init__(self, lesson: Lesson, objective: Objective, config: LoopConfig, team: Team) -> None:
+        model = lesson.model
+        self.model, self.objective, self.config, self.team = model, objective, config, team
+        self.named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.parameters = list(self.named.values())
+        self.device = self.parameters[0].device
+        self.optimizer = make_optimizer(config.optimizer, self.parameters)
+        self.mean = RunningMean(self.parameters, config.ema_decay)
+        self._batches = Batches(
+            lesson.clips,
+            config,
+            num_timesteps=objective.diffusion.num_timesteps,
+            frame_group=objective.frame_group,
+            conditions=objective.conditions,
+            priors=lesson.priors,
+        )
+        self._ahead = ReadAhead(self._batches.read)
+        if _is_checkpointing(config, model):
+            model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+        model.train()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ahead.close()
+
+    def state(self) -> State:
+        """All that a step changes."""
+        return pack(self.named, self.mean, self.optimizer)
+
+    def load(self, state: State) -> None:
+        """Take up a state of the same model, bit for bit."""
+        unpack(state, self.named, self.mean, self.optimizer)
+
+    @contextmanager
+    def as_saved(self) -> Iterator[None]:
+        """The model with the weights that are measured, shown and saved: the running mean, if there is one."""
+        with showing(self.parameters, self.mean.values):
+            yield
+
+    def become_saved(self) -> None:
+        """Put the weights to save into the model for good, at the end of a run."""
+        for parameter, value in zip(self.parameters, self.mean.values, strict=True):
+            parameter.data = value
+
+    @contextmanager
+    def as_base(self) -> Iterator[None]:
+        """The model without what was learned."""
+        with showing(self.parameters, nothing_like(self.parameters)):
+            yield
+
+    def step(self, step: int, guard: Guard, last_good: Path | None) -> StepFigures:
+        """Make the optimizer step after ``step`` others.
+
+        Raises TrainingDivergedError, before anything has changed, for a gradient that is not finite and for a loss that the
+        ``guard`` finds hopeless.
+        """
+        rate = self.config.learning_rate(step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        passes = range(step * self.config.gradient_accumulation, (step + 1) * self.config.gradient_accumulation)
+        done = {forward: self._backward(forward) for forward in self.team.share(passes)}
+        losses, of_nothing = self._gathered(passes, done)
+        self.team.sum_gradients(self.parameters)
+        norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm))
+        relative = sum(losses) / of_nothing
+        if guard.is_hopeless(relative) or not math.isfinite(norm):
+            raise TrainingDivergedError(self._obituary(step + 1, losses, relative, norm, last_good))
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.mean.update(step + 1)
+        return StepFigures(
+            loss=sum(losses),
+            relative_loss=relative,
+            learning_rate=rate,
+            grad_norm=norm,
+            data_wait=sum(one.waited for one in done.values()),
+        )
+
+    def _backward(self, forward: int) -> _Pass:
+        """Add the gradients of one forward pass."""
+        started = time.monotonic()
+        batch = self._ahead.read(forward, then=forward + self.team.size)
+        waited = time.monotonic() - started
+        batch = batch.to(self.device)
+        with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
+            torch.manual_seed(_seed_of(self.config.seed, forward))  # for the dropout inside the model
+            errors, of_nothing = self.objective.errors(batch)
+        weights = self.objective.weights(batch, self.config.timesteps)
+        loss = (weights * errors).mean() / self.config.gradient_accumulation
+        loss.backward()
+        nothing = (weights * of_nothing).mean() / self.config.gradient_accumulation
+        return _Pass(loss=float(loss.detach()), of_nothing=float(nothing), waited=waited)
+
+    def _gathered(self, passes: Sequence[int], done: dict[int, _Pass]) -> tuple[list[float], float]:
+        """The loss of every pass of the step, whoever made it, in their order; and the loss of predicting nothing."""
+        table = torch.zeros(len(passes), 2, dtype=torch.float64)
+        for forward, one in done.items():
+            table[forward - passes[0]] = torch.tensor([one.loss, one.of_nothing], dtype=torch.float64)
+        table = self.team.sum(table)
+        return table[:, 0].tolist(), float(table[:, 1].sum())
+
+    def _obituary(self, step: int, losses: Sequence[float], relative: float, norm: float, last_good: Path | None) -> str:
+        """Where a run ended, on what, and what to do."""
+        bad = [index for index, loss in enumerate(losses) if not math.isfinite(loss)] or range(len(losses))
+        first = (step - 1) * self.config.gradient_accumulation
+        seen = [f"{source} at timestep {time}" for index in bad for source, time in _shown(self._batches.read(first + index))]
+        kept = f"The last checkpoint is {last_good}." if last_good else "There is no checkpoint yet."
+        return (
+            f"Step {step}: the loss is {sum(losses):g}, {relative:.3g} times that of predicting nothing, the gradient's norm "
+            f"{norm:g}. It saw {first_few(seen)}. This step changed nothing. {kept} "
+            f"Lower loop.optimizer.learning_rate (now {self.config.optimizer.learning_rate:g}), or lengthen warmup_steps. "
+            "If one clip is always among those it saw, look at that clip."
+        )
+
+
+def _shown(batch: Batch) -> list[tuple[str, int]]:
+    return list(zip(batch.sources, batch.timesteps.tolist(), strict=True))
+
+
+def _is_checkpointing(config: LoopConfig, model: nn.Module) -> bool:
+    """Whether activations are computed again in the backward pass."""
+    if config.gradient_checkpointing == "auto":
+        return sum(parameter.numel() for parameter in model.parameters()) > _MANY_PARAMETERS
+    return config.gradient_checkpointing
+
+
+def _seed_of(seed: int, forward: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}:{forward}".encode()).digest()[:4], "big")

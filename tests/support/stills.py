@@ -1,0 +1,170 @@
+"""Drawn pictures with captions as a cache to train a UNet on, tiny UNets, and the stock pipelines around them."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
+from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import StableDiffusionPipeline
+from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
+from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+from einops import rearrange
+from PIL import Image
+from tiny_models import build_still_vae
+from torch import Tensor
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips, precompute
+from reelora.train import PooledCondition, SizeCondition
+
+__all__ = [
+    "CAPTIONS",
+    "SIDE",
+    "build_still_pipeline",
+    "build_unet",
+    "conditions_of",
+    "draw_stills",
+    "give_text_encoder",
+    "sample",
+    "save_still_model",
+    "states_of",
+    "write_stills",
+]
+
+SIDE = 16
+NUM_TOKENS, WIDTH, POOLED = 8, 16, 8
+PLACES = {"above": (1, 4), "below": (9, 4), "left": (5, 1), "right": (5, 9)}
+"""The upper left corner of the square."""
+COLOURS = {"red": (230, 30, 30), "green": (30, 200, 60), "blue": (40, 60, 220), "white": (240, 240, 240)}
+CAPTIONS = {f"{colour}-{place}": f"a {colour} square {place}" for colour in COLOURS for place in PLACES}
+
+_SHAPES: dict[str, dict[str, Any]] = {
+    "SD 1.5": {},
+    "SDXL": {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 4,
+        "projection_class_embeddings_input_dim": 6 * 4 + POOLED,
+        "use_linear_projection": True,
+    },
+}
+
+
+def build_unet(kind: str) -> Any:
+    """A tiny random UNet of a kind, frozen."""
+    torch.manual_seed(0)
+    unet: Any = UNet2DConditionModel(
+        sample_size=SIDE // 2,
+        block_out_channels=(16, 32),
+        layers_per_block=1,
+        norm_num_groups=2,
+        cross_attention_dim=WIDTH,
+        attention_head_dim=4,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        **_SHAPES[kind],
+    )
+    return unet.requires_grad_(False).eval()
+
+
+def states_of(caption: str, tokens: int = NUM_TOKENS, width: int = WIDTH) -> Tensor:
+    """What stands for a text encoder: every word is a vector of its own."""
+    words = [caption.split()[i] if i < len(caption.split()) else "" for i in range(tokens)]
+    seeds = [int.from_bytes(hashlib.sha256(word.encode()).digest()[:4], "big") for word in words]
+    return torch.stack([torch.randn(width, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def draw_stills(folder: Path) -> Path:
+    """Sixteen drawn pictures with captions."""
+    folder.mkdir()
+    for name, caption in CAPTIONS.items():
+        colour, place = name.split("-")
+        pixels = np.full((SIDE, SIDE, 3), 10, np.uint8)
+        top, left = PLACES[place]
+        pixels[top : top + 6, left : left + 6] = COLOURS[colour]
+        Image.fromarray(pixels).save(folder / f"{name}.png")
+        (folder / f"{name}.txt").write_text(caption)
+    return folder
+
+
+def write_stills(folder: Path) -> CachedClips:
+    """The pictures, encoded by a tiny VAE."""
+    draw_stills(folder)
+    settings = CacheSettings(
+        clip=ClipSettings(num_frames=1, height=SIDE, width=SIDE, fps=1),
+        vae_fingerprint="tiny",
+        text_fingerprint="tiny",
+        num_text_tokens=NUM_TOKENS,
+    )
+    torch.manual_seed(1)
+    vae = build_still_vae().requires_grad_(False)
+
+    def encode(frames: Tensor) -> dict[str, Tensor]:
+        pixels = rearrange(frames, "b 1 h w c -> b c h w").float() / 127.5 - 1
+        posterior = vae.encode(pixels).latent_dist
+        latents = rearrange(posterior.mean, "b c h w -> b 1 c h w")
+        return {"latent_mean": latents / latents.std(), "latent_std": torch.full_like(latents, 0.1)}
+
+    sources = list_clips(folder, media="images")
+    encoders = {
+        "make_video_encoder": lambda: encode,
+        "make_prompt_encoder": lambda: lambda captions: torch.stack([states_of(caption) for caption in captions]),
+    }
+    precompute(sources, folder / "cache", settings, **encoders)
+    return CachedClips(folder / "cache")
+
+
+def conditions_of(kind: str) -> list[Any]:
+    """What the UNet of a kind is told besides the caption."""
+    if kind == "SD 1.5":
+        return []
+    pooled = {caption: states_of(caption, 1, POOLED)[0] for caption in ("", *CAPTIONS.values())}
+    return [PooledCondition(states=pooled), SizeCondition(sizes=lambda source: (SIDE, SIDE, 0, 0, SIDE, SIDE))]
+
+
+def build_still_pipeline(kind: str, unet: Any) -> Any:
+    """The stock pipeline of a kind, without text encoders: it is given the states of prompts."""
+    scheduler: Any = DDIMScheduler(
+        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, steps_offset=1
+    )
+    nothing: Any = None
+    if kind == "SD 1.5":
+        return StableDiffusionPipeline(
+            build_still_vae(), nothing, nothing, unet, scheduler, nothing, nothing, requires_safety_checker=False
+        )
+    return StableDiffusionXLPipeline(build_still_vae(), nothing, nothing, nothing, nothing, unet, scheduler)
+
+
+def sample(pipeline: Any, kind: str) -> Tensor:
+    """Latents of one prompt after three steps."""
+    prompt, nothing = next(iter(CAPTIONS.values())), ""
+    options = {"prompt_embeds": states_of(prompt)[None], "negative_prompt_embeds": states_of(nothing)[None]}
+    if kind == "SDXL":
+        options |= {
+            "pooled_prompt_embeds": states_of(prompt, 1, POOLED),
+            "negative_pooled_prompt_embeds": states_of(nothing, 1, POOLED),
+        }
+    pipeline.set_progress_bar_config(disable=True)
+    draw = torch.Generator().manual_seed(3)
+    sizes = {"height": SIDE, "width": SIDE, "num_inference_steps": 3, "output_type": "latent"}
+    return pipeline(generator=draw, **sizes, **options).images
+
+
+def give_text_encoder(pipeline: Any) -> Any:
+    """The pipeline of SD 1.5 with a tiny random CLIP."""
+    sizes = {"hidden_size": WIDTH, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    marks = ["<|startoftext|>", "<|endoftext|>"]
+    words = [*sorted({f"{word}</w>" for caption in CAPTIONS.values() for word in caption.split()}), *marks]
+    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1}
+    torch.manual_seed(2)
+    encoder = CLIPTextModel(CLIPTextConfig.from_dict(sizes | ends | {"vocab_size": len(words)}))
+    tokenizer: Any = CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=77)
+    pipeline.register_modules(text_encoder=encoder.requires_grad_(False).eval(), tokenizer=tokenizer)
+    return pipeline
+
+
+def save_still_model(kind: str, folder: Path) -> Path:
+    """A whole tiny model of a kind, as it is published; of SDXL without its second text encoder."""
+    give_text_encoder(build_still_pipeline("SD 1.5", build_unet(kind))).save_pretrained(folder)
+    return folder
