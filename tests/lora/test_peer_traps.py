@@ -290,6 +290,17 @@ def test_ranks_that_differ_where_paths_nearly_agree(tmp_path):
 # ---- files
 
 
+def test_alpha_in_a_header_that_is_not_read(empty):
+    """A model that loads a file reads its header only with ``use_safetensors=True``; a pipeline always does."""
+    scale = empty.adapters["a"].pairs[FIRST].scale
+    assert scale != 1
+    empty.theirs.load_lora_adapter(empty.folder / "a.safetensors", prefix="transformer", adapter_name="a")
+    assert empty.acting(empty.theirs) == (1 / scale, 0.0)
+    empty.take("a")
+    empty.rack.activate({"a": 1.0})
+    assert empty.acting(empty.ours) == AS_TRAINED
+
+
 def factors(adapter: Adapter) -> list[tuple[str, str, torch.Tensor]]:
     """Path, side and factor of all pairs."""
     sided = [
