@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from reelora.components import to_video
-from reelora.data import CacheSettings, ClipSettings, list_clips, precompute
+from reelora.data import CacheSettings, ClipSettings, complete_cache, list_clips, missing_entries, plan_clips
 
 from .side_by_side import Row
 
@@ -84,8 +84,10 @@ def _vae() -> Any:
 
 def _ours(clips: Path, cache: Path, encoder: Encoder) -> float:
     started = time.perf_counter()
-    precompute(
-        list_clips(clips),
+    plan = plan_clips(list_clips(clips), SETTINGS, cache)
+    complete_cache(
+        plan,
+        missing_entries(plan, cache, SETTINGS, is_read_whole=True),
         cache,
         SETTINGS,
         make_video_encoder=lambda: encoder,

@@ -175,8 +175,9 @@ def test_a_tokenizer_without_its_pieces_is_refused(model):
         load_components(model, roles=["tokenizer"])
 
 
-def test_a_scheduler_with_impossible_values_is_refused(model, edit_json):
-    edit_json(model / "scheduler" / "scheduler_config.json", beta_schedule="sideways")
+@pytest.mark.parametrize("odd", [{"beta_schedule": "sideways"}, {"num_train_timesteps": "many"}, {"num_train_timesteps": -1}])
+def test_a_scheduler_with_impossible_values_is_refused(model, edit_json, odd):
+    edit_json(model / "scheduler" / "scheduler_config.json", **odd)
     with pytest.raises(ComponentError, match="makes no CogVideoXDPMScheduler"):
         load_components(model, roles=["scheduler"])
 

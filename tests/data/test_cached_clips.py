@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from encoders import NUM_TOKENS, Encoders
+from encoders import NUM_TOKENS, Encoders, precompute
 from films import write_film
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from reelora.data import CachedClips, CacheSettings, ClipSettings, ClipSource, list_clips, precompute
+from reelora.data import CachedClips, CacheSettings, ClipSettings, ClipSource, list_clips
 from reelora.errors import ConfigError, DataError, FileFormatError
 
 SETTINGS = CacheSettings(

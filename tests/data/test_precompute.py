@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from disk import files_of_at_most
-from encoders import NUM_TOKENS, Encoders, pooled, token_states
+from encoders import NUM_TOKENS, Encoders, pooled, precompute, token_states
 from films import cut, write_film, write_sound
 
-from reelora.data import CachedClips, CacheSettings, ClipChoice, ClipSettings, list_clips, precompute, read_clip
+from reelora.data import CachedClips, CacheSettings, ClipChoice, ClipSettings, list_clips, read_clip
 from reelora.errors import DataError, FileFormatError
 
 CLIP = ClipSettings(num_frames=9, height=16, width=16, fps=8)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from encoders import NUM_TOKENS, Encoders
+from encoders import NUM_TOKENS, Encoders, precompute
 
 from reelora.data import (
     CachedClips,
@@ -17,7 +17,6 @@ from reelora.data import (
     in_use,
     list_clips,
     plan_pruning,
-    precompute,
     unused_entries,
     verify_cache,
 )

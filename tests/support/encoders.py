@@ -2,11 +2,14 @@
 
 import hashlib
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import avg_pool2d
+
+from reelora.data import CacheSettings, CacheSummary, complete_cache, missing_entries, plan_clips
 
 NUM_TOKENS, WIDTH = 6, 4
 
@@ -57,3 +60,11 @@ def pooled(frames: Tensor) -> Tensor:
 def token_states(caption: str) -> Tensor:
     digest = hashlib.sha256(caption.encode()).digest()[: NUM_TOKENS * WIDTH]
     return torch.tensor(list(digest), dtype=torch.float32).reshape(NUM_TOKENS, WIDTH) / 255
+
+
+def precompute(clips, folder: Path, settings: CacheSettings, *, is_read_whole=True, **options) -> CacheSummary:
+    """All that a data set lacks in a cache: planned, found missing, and made."""
+    plan = plan_clips(clips, settings, folder)
+    return complete_cache(
+        plan, missing_entries(plan, folder, settings, is_read_whole=is_read_whole), folder, settings, **options
+    )

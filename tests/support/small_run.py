@@ -7,12 +7,12 @@ import sys
 from pathlib import Path
 
 import torch
-from encoders import NUM_TOKENS, WIDTH, Encoders
+from encoders import NUM_TOKENS, WIDTH, Encoders, precompute
 from films import write_film
 from tiny_models import build_transformer
 
 from reelora.adapters import LoraSpec
-from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips, precompute
+from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips
 from reelora.lora import attach
 from reelora.settings import overridden
 from reelora.train import Diffusion, Lesson, LoopConfig, Team, train

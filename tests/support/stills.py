@@ -11,12 +11,13 @@ from diffusers.pipelines.stable_diffusion.pipeline_stable_diffusion import Stabl
 from diffusers.pipelines.stable_diffusion_xl.pipeline_stable_diffusion_xl import StableDiffusionXLPipeline
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from einops import rearrange
+from encoders import precompute
 from PIL import Image
 from tiny_models import build_still_vae
 from torch import Tensor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips, precompute
+from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips
 from reelora.train import PooledCondition, SizeCondition
 
 __all__ = [

@@ -41,7 +41,11 @@ def _load_scheduler(source: Source) -> Any:
     name = _SAME_NOISE.get(source.class_name, source.class_name)
     try:
         return getattr(diffusers, name).from_config(dict(source.config))
-    except (ValueError, TypeError, NotImplementedError) as error:
+    except (
+        ValueError,
+        TypeError,
+        RuntimeError,
+    ) as error:  # the last, as NotImplementedError, for an unknown schedule
         raise ComponentError(f"scheduler: {source.folder} makes no {name}: {error}") from error
 
 

@@ -4,7 +4,7 @@ The encoders are arguments; nothing here knows a model.
 """
 
 from .batches import BatchPlan, Visit
-from .cache import CacheSummary, CacheWork, complete_cache, missing_entries, precompute
+from .cache import CacheSummary, CacheWork, complete_cache, missing_entries
 from .captions import with_repeats, with_trigger
 from .dataset import CachedClip, CachedClips
 from .encoding import PromptEncoder, VideoEncoder
@@ -61,7 +61,6 @@ __all__ = [
     "pieces_of",
     "plan_clips",
     "plan_pruning",
-    "precompute",
     "probe_video",
     "read_as",
     "read_clip",

@@ -9,18 +9,17 @@ from reelora.errors import DataError
 from .encoding import ClipWork, PromptEncoder, PromptWork, VideoEncoder, encode_prompts, encode_videos
 from .entries import LATENTS, PROMPTS, CacheSettings, EntryKind, Facts, find_entry, key_of, read_entry
 from .manifest import SETS, EntryRecord, Manifest, ManifestClip, write_manifest
-from .plan import OnProgress, Plan, PlannedClip, Refusal, check_refusals, plan_clips
+from .plan import OnProgress, Plan, PlannedClip, Refusal, check_refusals
 from .probes import PROBES, write_probe
 from .reports import ClipReport
-from .sources import ClipSource
 from .upkeep import in_use, unused_entries
 
-__all__ = ["CacheSummary", "CacheWork", "complete_cache", "missing_entries", "precompute"]
+__all__ = ["CacheSummary", "CacheWork", "complete_cache", "missing_entries"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class CacheSummary:
-    """What ``precompute`` found and made. The counts are of entries: clips or captions that are equal share one."""
+    """What ``complete_cache`` found and made. The counts are of entries: clips or captions that are equal share one."""
 
     folder: Path
     manifest: Path
@@ -46,35 +45,6 @@ class CacheWork:
 
     def __len__(self) -> int:
         return len(self.videos) + len(self.prompts)
-
-
-def precompute(
-    clips: Sequence[ClipSource],
-    folder: Path,
-    settings: CacheSettings,
-    *,
-    make_video_encoder: Callable[[], VideoEncoder],
-    make_prompt_encoder: Callable[[], PromptEncoder],
-    on_progress: OnProgress | None = None,
-    skip_refused: bool = False,
-    video_batch_size: int = 1,
-    num_workers: int = 2,
-    is_read_whole: bool = True,
-) -> CacheSummary:
-    """``complete_cache`` with the plan of ``plan_clips`` and what is missing for it by ``missing_entries``."""
-    plan = plan_clips(clips, settings, folder)
-    return complete_cache(
-        plan,
-        missing_entries(plan, folder, settings, is_read_whole=is_read_whole),
-        folder,
-        settings,
-        make_video_encoder=make_video_encoder,
-        make_prompt_encoder=make_prompt_encoder,
-        on_progress=on_progress,
-        skip_refused=skip_refused,
-        video_batch_size=video_batch_size,
-        num_workers=num_workers,
-    )
 
 
 def complete_cache(
