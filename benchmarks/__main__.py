@@ -9,7 +9,20 @@ from pathlib import Path
 
 import torch
 
-from . import adapter_files, adapters, algebra, attach, checkpoint, forwards, load, offline_fuse, precompute, training
+from . import (
+    adapter_files,
+    adapters,
+    algebra,
+    attach,
+    checkpoint,
+    forwards,
+    generate,
+    load,
+    offline_fuse,
+    precompute,
+    training,
+    training_step,
+)
 
 BENCHMARKS = {
     "load": load.run,
@@ -22,6 +35,8 @@ BENCHMARKS = {
     "checkpoint": checkpoint.run,
     "precompute": precompute.run,
     "training": training.run,
+    "training_step": training_step.run,
+    "generate": generate.run,
 }
 
 

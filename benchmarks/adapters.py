@@ -34,6 +34,11 @@ STEPS = {
     "restore": "restore",
     "fused switch": "switch fused adapters, both resident",
     "fused switch from disk": "switch fused adapters, from disk",
+    "fuse four": "switch to four fused adapters",
+}
+BOUNDS = {
+    "bare products": "the bare matrix products, one after the other",
+    "bare products beside each other": "the bare matrix products, a thread for each",
 }
 SHARES = {"misrounded": "share of fused weights not rounded correctly", "not restored": "share of weights not restored"}
 SIDES = ("ours", "theirs", "theirs by default")
@@ -90,10 +95,9 @@ def _rows(label: str, lives: Mapping[str, Life], *, only: Sequence[str] = ()) ->
     default = best["theirs by default"]
     for step in ("load", "load and read"):
         yield Row(what=f"{label}: {STEPS[step]} (theirs: by default)", unit="s", ours=ours[step], theirs=default[step])
-    products = ours["bare products"]
-    yield Row(
-        what=f"{label}: fuse again (theirs: the bare matrix products)", unit="s", ours=ours["fuse again"], theirs=products
-    )
+    for step in ("fuse again", "fused switch"):
+        for bound, what in BOUNDS.items():
+            yield Row(what=f"{label}: {STEPS[step]} (theirs: {what})", unit="s", ours=ours[step], theirs=ours[bound])
     for step, what in SHARES.items():
         yield Row(what=f"{label}: {what}", unit="", ours=ours[step], theirs=theirs[step])
     memory = "bytes of the first fuse"

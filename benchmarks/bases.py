@@ -1,19 +1,25 @@
 """Model folders and adapter files at real shapes with random weights, as they lie on a user's disk."""
 
 import json
+import shutil
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
+from diffusers.models.autoencoders.autoencoder_kl_cogvideox import AutoencoderKLCogVideoX
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
+from diffusers.schedulers.scheduling_ddim_cogvideox import CogVideoXDDIMScheduler
 from torch import Tensor
+from transformers import T5Config, T5EncoderModel
 
 from reelora import Adapter, LoraSpec, Pair, write_adapter
+from reelora.pocket import MODEL
 from reelora.tensorio import DeferredTensor, write_tensors
 
 from .models import WIDTHS
 
-__all__ = ["ALPHA", "RANK", "write_base", "write_random_adapter"]
+__all__ = ["ALPHA", "RANK", "write_attention_adapter", "write_base", "write_model", "write_random_adapter"]
 
 RANK, ALPHA = 128, 64.0
 _SLAB = 1 << 24
@@ -35,10 +41,43 @@ def write_base(folder: Path, width: str, *, num_layers: int) -> None:
     (folder / "model_index.json").write_text(json.dumps(index))
 
 
+def write_model(folder: Path, width: str, *, num_layers: int) -> None:
+    """A whole model in bfloat16: as `write_base`, with one layer of T5-XXL's width, a VAE of few channels, DDIM.
+
+    Its tokenizer is the pocket model's.
+    """
+    write_base(folder, width, num_layers=num_layers)
+    torch.manual_seed(0)
+    few = {"block_out_channels": (8, 16, 16, 16), "norm_num_groups": 4, "layers_per_block": 1}
+    vae: Any = AutoencoderKLCogVideoX.from_config(few)
+    shape = T5Config(
+        d_model=4096, d_kv=64, d_ff=10240, num_heads=64, num_layers=1, vocab_size=236, feed_forward_proj="gated-gelu"
+    )
+    networks: dict[str, Any] = {"vae": vae, "text_encoder": T5EncoderModel(shape)}
+    for role, network in networks.items():
+        network.to(torch.bfloat16).save_pretrained(folder / role)
+    noise = CogVideoXDDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True, snr_shift_scale=3.0)
+    noise.save_pretrained(folder / "scheduler")
+    shutil.copytree(MODEL / "tokenizer", folder / "tokenizer")
+    classes = {
+        "tokenizer": ["transformers", "T5Tokenizer"],
+        "text_encoder": ["transformers", "T5EncoderModel"],
+        "vae": ["diffusers", "AutoencoderKLCogVideoX"],
+        "scheduler": ["diffusers", "CogVideoXDDIMScheduler"],
+    }
+    index = folder / "model_index.json"
+    index.write_text(json.dumps({**json.loads(index.read_text()), **classes}))
+
+
 def write_random_adapter(path: Path, width: str, *, num_layers: int, seed: int, rank: int = RANK) -> None:
+    """An adapter of a published width."""
+    channels = 64 * WIDTHS[width]["num_attention_heads"]
+    write_attention_adapter(path, channels=channels, num_layers=num_layers, seed=seed, rank=rank)
+
+
+def write_attention_adapter(path: Path, *, channels: int, num_layers: int, seed: int, rank: int) -> None:
     """An adapter on the four projections of every attention, bfloat16, whose update is a hundredth of the weights or so."""
     draw = torch.Generator().manual_seed(seed)
-    channels = 64 * WIDTHS[width]["num_attention_heads"]
     pairs = {}
     for layer in range(num_layers):
         for leaf in ("to_q", "to_k", "to_v", "to_out.0"):

@@ -8,7 +8,7 @@ import os
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from reelora import Rack, load_components, read_adapter
 from reelora.lora import kernel
+from reelora.lora.workers import for_each
 from reelora.tensorio import fingerprint, open_tensors
 
 from .measured import anonymous_bytes
@@ -42,6 +43,7 @@ class Side(Protocol):
     def load(self, name: str, path: Path) -> None: ...
     def unload(self, name: str) -> None: ...
     def activate(self, name: str, strength: float = 1.0) -> None: ...
+    def fuse_together(self, names: Sequence[str]) -> None: ...
     def fuse(self) -> None: ...
     def restore(self) -> None: ...
     def refuse(self, name: str, strength: float = 1.0) -> None: ...
@@ -74,6 +76,9 @@ class Ours:
 
     def refuse(self, name: str, strength: float = 1.0) -> None:
         self.rack.activate({name: strength})
+
+    def fuse_together(self, names: Sequence[str]) -> None:
+        self.rack.activate(dict.fromkeys(names, 1.0))
 
     def weight(self, path: str) -> Tensor:
         return self.model.get_parameter(f"{path}.weight")
@@ -111,6 +116,11 @@ class Theirs:
     def refuse(self, name: str, strength: float = 1.0) -> None:
         self.theirs.unfuse_lora()
         self.theirs.set_adapters(name, strength)
+        self.theirs.fuse_lora()
+
+    def fuse_together(self, names: Sequence[str]) -> None:
+        self.theirs.unfuse_lora()
+        self.theirs.set_adapters(list(names), [1.0] * len(names))
         self.theirs.fuse_lora()
 
     def weight(self, path: str) -> Tensor:
@@ -154,6 +164,8 @@ def live(side_name: str, folder: Path, num_registered: int) -> Life:
     _fuse(side, folder, clock)
     side.load("b", folder / "b.safetensors")
     _switch_fused(side, folder, clock)
+    if num_registered > 2:
+        _fuse_four(side, folder, clock)
     side.restore()
     _activate(side, "activate", clock, ("a", "b"))
     _strengths(side, clock)
@@ -197,8 +209,10 @@ def _fuse(side: Side, folder: Path, clock: _Clock) -> None:
     clock.note("not restored", _not_restored(side, folder))
     side.fuse()
     for strength in (0.5, 0.7, 0.9, 0.6, 0.8):
-        if not isinstance(side, Ours):
-            side.restore()  # not on the clock: a user who fuses again has paid it before
+        with clock.of("restore"):
+            side.restore()
+        if isinstance(side, Ours):
+            side.fuse()  # ours fuses again from where it is; theirs has to restore, which is not on this clock
         with clock.of("fuse again"):
             side.activate("a", strength)
             side.fuse()
@@ -219,6 +233,21 @@ def _switch_fused(side: Side, folder: Path, clock: _Clock) -> None:
         side.restore()
         side.activate("a")
         side.fuse()
+
+
+def _fuse_four(side: Side, folder: Path, clock: _Clock) -> None:
+    for name in ("c", "d"):
+        side.load(name, folder / f"{name}.safetensors")
+    side.fuse_together(("c", "d"))  # loading has un-fused theirs, silently
+    for _ in range(2):
+        with clock.of("fuse four"):
+            side.fuse_together(("a", "b", "c", "d"))
+        side.fuse_together(("a",))
+    for name in ("c", "d"):
+        side.unload(name)
+    side.restore()
+    side.activate("a")
+    side.fuse()
 
 
 def _activate(side: Side, name: str, clock: _Clock, names: tuple[str, str]) -> None:
@@ -268,10 +297,17 @@ def _bare_products(side: Ours, folder: Path, clock: _Clock) -> None:
     adapter = read_adapter(folder / "a.safetensors")
     work = [(side.weight(name.partition(".")[2]), pair.b, pair.a) for name, pair in adapter.pairs.items()]
     out = [torch.zeros_like(weight) for weight, _, _ in work]
+
+    def multiply(number: int) -> None:
+        weight, b, a = work[number]
+        torch.addmm(weight, b, a, alpha=0.5, out=out[number])
+
     for _ in range(5):
         with clock.of("bare products"):
-            for (weight, b, a), target in zip(work, out, strict=True):
-                torch.addmm(weight, b, a, alpha=0.5, out=target)
+            for number in range(len(work)):
+                multiply(number)
+        with clock.of("bare products beside each other"):
+            for_each(multiply, range(len(work)), size_bytes=sum(target.nbytes for target in out))
     side.fuse()
 
 

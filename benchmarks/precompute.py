@@ -91,7 +91,7 @@ def _ours(clips: Path, cache: Path, encoder: Encoder) -> float:
         cache,
         SETTINGS,
         make_video_encoder=lambda: encoder,
-        make_prompt_encoder=lambda: lambda captions: torch.zeros(len(captions), 1, 4),
+        make_prompt_encoder=lambda: lambda captions: {"prompt_states": torch.zeros(len(captions), 1, 4)},
         video_batch_size=BATCH_SIZE,
         num_workers=WORKERS,
     )

@@ -50,8 +50,9 @@ def forward(transformer):
     tokens = (2 if transformer.config.patch_size_t else 3) * 4
     angles = torch.rand(tokens, 16, generator=generator)
     rotary = (angles.cos(), angles.sin()) if transformer.config.use_rotary_positional_embeddings else None
+    ofs = torch.full((1,), 2.0, dtype=dtype) if transformer.config.ofs_embed_dim else None
     with torch.no_grad():
-        return transformer(latents, text, torch.tensor([500]), image_rotary_emb=rotary, return_dict=False)[0]
+        return transformer(latents, text, torch.tensor([500]), ofs=ofs, image_rotary_emb=rotary, return_dict=False)[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -306,8 +307,11 @@ def test_a_stable_diffusion_folder_has_a_unet_in_place_of_a_transformer(tmp_path
     assert type(loaded.scheduler) is EulerDiscreteScheduler
     assert (loaded.facts.default_height, loaded.facts.model_class) == (64, "UNet2DConditionModel")
     assert torch.equal(loaded.text_encoder(torch.arange(4)[None])[0], text.eval()(torch.arange(4)[None])[0])
-    with pytest.raises(ComponentError, match="StableDiffusionPipeline; what can be run is CogVideoX"):
+    with pytest.raises(ComponentError, match="StableDiffusionPipeline needs tokenizer"):
         loaded.pipeline()
+    (tmp_path / "model_index.json").write_text(json.dumps({"_class_name": "StableDiffusionInpaintPipeline", **index}))
+    with pytest.raises(ComponentError, match="StableDiffusionInpaintPipeline; what can be run is CogVideoX"):
+        load_components(tmp_path).pipeline()
 
 
 def test_clip_files_from_before_transformers_5_are_read(tmp_path):

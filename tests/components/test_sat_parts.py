@@ -141,7 +141,7 @@ def test_the_report_says_what_is_not_used_and_why(tmp_path):
 
 def test_the_report_says_how_the_yaml_samples(whole):
     report = str(load_components(whole, roles=["scheduler"]).report)
-    assert "sampling='sat', solver='dpm', steps=50, guidance=6.0, guidance_schedule='dynamic', guidance_exponent=5" in report
+    assert "sampling='sat', scheduler='dpm', steps=50, guidance=6.0, guidance_schedule='dynamic', guidance_exponent=5" in report
 
 
 def test_a_base_checkpoint_in_a_config_with_lora_is_the_base(tmp_path):

@@ -58,7 +58,7 @@ def test_every_published_config_is_the_model_that_the_catalog_knows(name):
     )
     assert (model.lora.rank if model.lora else None) == LORA.get(name)
     assert model.sampling is not None
-    assert (model.sampling.solver, model.sampling.is_dynamic, model.sampling.exponent) == ("dpm", True, 5)
+    assert (model.sampling.scheduler, model.sampling.is_dynamic, model.sampling.exponent) == ("dpm", True, 5)
 
 
 def test_position_embeddings_are_told_apart():

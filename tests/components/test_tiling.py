@@ -1,12 +1,14 @@
 """Large clips go through the VAE in tiles, small ones exactly as always."""
 
+from typing import Any
+
 import pytest
 import torch
 from tiny_models import build_vae
 
 from reelora.components import encode_video, load_components, needs_tiles, tiled, tiling
 
-SIZE = {"num_frames": 1, "height": 240, "width": 208}
+SIZE: Any = {"num_frames": 1, "height": 240, "width": 208}
 
 LIKENESS = 0.9
 """Least correlation of tiled and whole: a random VAE normalises each tile by itself and sees far beyond its borders."""

@@ -19,6 +19,10 @@ MP4_PSNR = 30.0
 """dB over all pixels of a drawn clip at the default quality; halved chroma at the disc's edge costs most of it."""
 
 
+NAMES = ["cat.mp4", "cat.webm", "cat.gif", "cat.webp", "cat.png", "cat"]
+SUFFIXES = [".mp4", ".webm", ".gif", ".webp", ".png"]
+
+
 def decoded(path):
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
@@ -94,7 +98,7 @@ def test_a_gif_of_a_still_clip_lasts_as_long_as_the_clip(tmp_path):
 # ---- metadata
 
 
-@pytest.mark.parametrize("name", ["cat.mp4", "cat.gif", "cat.png", "cat"])
+@pytest.mark.parametrize("name", NAMES)
 def test_metadata_come_back_from_every_format(drawn, tmp_path, name):
     metadata = {
         "prompt": 'ein Kätzchen, 猫, "quoted"; \\ # =\nnew line, lone surrogate \udc80 ' + "and on " * 200,
@@ -113,7 +117,7 @@ def test_an_mp4_carries_its_metadata_in_the_comment_that_every_player_shows(draw
         assert json.loads(container.metadata["comment"]) == drawn.metadata
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".png"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_the_same_clip_gives_the_same_bytes(drawn, tmp_path, suffix):
     first = drawn.save(tmp_path / f"first{suffix}")
     again = drawn.save(tmp_path / f"again{suffix}")
@@ -124,20 +128,23 @@ def test_a_file_of_another_program_has_no_metadata_of_ours(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "plain.png")
     (tmp_path / "text.mp4").write_text("no video")
     (tmp_path / "text.gif").write_text("no gif")
+    (tmp_path / "text.webm").write_text("no video")
+    for name in ("plain.webp", "plain.jpg", "plain.gif"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
     (tmp_path / "empty.png").write_bytes(to_png_bytes(np.zeros((8, 8, 3), np.uint8), metadata={}))
-    for name in ("plain.png", "text.mp4", "text.gif"):
+    for name in ("plain.png", "plain.webp", "plain.jpg", "plain.gif", "text.mp4", "text.webm", "text.gif"):
         with pytest.raises(FileFormatError, match=name):
             read_video_metadata(tmp_path / name)
     assert read_video_metadata(tmp_path / "empty.png") == {}
 
 
-@pytest.mark.parametrize("name", ["none.mp4", "none.gif", "none.png", "none"])
+@pytest.mark.parametrize("name", [name.replace("cat", "none") for name in NAMES])
 def test_metadata_of_a_missing_file_are_an_oserror(tmp_path, name):
     with pytest.raises(FileNotFoundError):
         read_video_metadata(tmp_path / name)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".gif", ".png"])
+@pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_truncated_file_is_a_clear_error_or_still_tells_its_metadata(drawn, tmp_path, suffix):
     path = drawn.save(tmp_path / f"disc{suffix}")[0]
     whole = path.read_bytes()
@@ -152,7 +159,7 @@ def test_a_truncated_file_is_a_clear_error_or_still_tells_its_metadata(drawn, tm
 # ---- refusals
 
 
-@pytest.mark.parametrize("name", ["cat.mp4", "cat.gif", "cat.png", "cat"])
+@pytest.mark.parametrize("name", NAMES)
 def test_a_file_that_exists_is_never_overwritten_unasked(drawn, tmp_path, name):
     paths = drawn.save(tmp_path / name)
     before = [path.read_bytes() for path in paths]
@@ -172,7 +179,7 @@ def test_a_shorter_set_of_frames_leaves_none_of_the_longer_one(drawn, tmp_path):
     assert names == [*(f"cat_{index:04d}.png" for index in range(9)), "cat_notes.png"]
 
 
-@pytest.mark.parametrize("name", ["cat.mp4", "cat.gif", "cat.png"])
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("occupied", [False, True])
 def test_a_full_disk_leaves_everything_as_it_was(tmp_path, name, occupied):
     clip = noise(h=64, w=64)

@@ -56,9 +56,9 @@ def test_sat_brings_the_guidance_of_its_own_configs_unless_another_is_asked_for(
 @pytest.mark.parametrize(
     ("settings", "what"),
     [
-        ({"solver": "ddim"}, "solver is 'ddim', which only sampling='sat' has"),
-        ({"guidance_schedule": "dynamic"}, "guidance_schedule is 'dynamic', which only sampling='sat' has"),
-        ({"guidance_exponent": 3}, "guidance_exponent is 3, which only sampling='sat' has"),
+        ({"scheduler": "ddmi"}, "pocket has no scheduler 'ddmi': did you mean 'ddim'?"),
+        ({"scheduler": "euler"}, "pocket has no scheduler 'euler': known are ddim, dpm"),
+        ({"guidance_exponent": 3}, "guidance_exponent is set, but guidance_schedule is 'constant'"),
         ({"sampling": "sat", "negative_prompt": "grey"}, "negative_prompt is 'grey', but SAT leads away from zeros"),
         ({"sampling": "sat", "steps": 1}, "steps is 1, but SAT has schedules of 2 to 999 steps"),
         ({"sampling": "sat", "steps": 1000}, "steps is 1000, but SAT has schedules of 2 to 999 steps"),

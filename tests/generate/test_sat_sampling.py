@@ -11,7 +11,8 @@ from sat import load_case
 from reelora.components import rotary_positions
 from reelora.errors import ConfigError
 from reelora.generate import GenerateConfig
-from reelora.generate.sat import SatNetwork, denoise, guidance_at, sat_schedule
+from reelora.generate.guidance import guidance_at
+from reelora.generate.sat import SatNetwork, denoise, sat_schedule
 from reelora.generate.steps import StepWatch, ignore_step, never_stop
 from reelora.tensorio import open_tensors
 
@@ -60,8 +61,8 @@ def schedule_of(case, steps):
 
 
 def config_of(recording):
-    solver, steps, guidance_schedule, *_ = recording.split("_")
-    asked = {"solver": solver, "steps": int(steps), "guidance_schedule": guidance_schedule, "guidance": 6.0}
+    scheduler, steps, guidance_schedule, *_ = recording.split("_")
+    asked = {"scheduler": scheduler, "steps": int(steps), "guidance_schedule": guidance_schedule, "guidance": 6.0}
     return GenerateConfig.of({"sampling": "sat", "num_frames": 9, "height": 48, "width": 64, **asked})
 
 
@@ -113,7 +114,7 @@ def test_the_network_is_read_with_the_nearest_signal_of_the_whole_table(case, sa
 def test_guidance_is_that_of_sat_to_the_last_bit(case, samples, recording):
     """The cosine's argument reaches 3 * 10^12, where one bit decides everything."""
     config = config_of(recording)
-    told = [guidance_at(config, timestep) for timestep in schedule_of(case, config.steps).timesteps]
+    told = [guidance_at(config, index=i, timestep=t) for i, t in enumerate(schedule_of(case, config.steps).timesteps)]
     assert told == samples[f"{recording}.guidance"].tolist()
 
 
@@ -125,7 +126,7 @@ def test_latents_are_those_of_sat(case, samples, transformer, recording):
     latents = denoised(network_of(transformer, samples), schedule_of(case, config.steps), draw, config)
     torch.testing.assert_close(latents, samples[f"{recording}.final"], rtol=0, atol=1e-4)
     draws_on_the_way = {"ddim": 0, "dpm": 1 + 2 * (config.steps - 2)}
-    assert next(numbers) == draws_on_the_way[config.solver]
+    assert next(numbers) == draws_on_the_way[config.scheduler]
 
 
 def test_the_latents_between_steps_are_float32_whatever_the_network_computes_in(case, samples, transformer):

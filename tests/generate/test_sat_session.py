@@ -56,12 +56,14 @@ def test_without_guidance_each_step_is_half_the_work(parts, calls):
     assert [len(call["hidden_states"]) for call in calls] == [1, 1, 2, 2]
 
 
-@pytest.mark.parametrize("solver", ["dpm", "ddim"])
-def test_a_video_depends_on_its_own_seed_only(parts, solver):
+@pytest.mark.parametrize("scheduler", ["dpm", "ddim"])
+def test_a_video_depends_on_its_own_seed_only(parts, scheduler):
     session = Session.of(parts)
-    first, second, third = session.generate(["a star", "a red star", "a star"], seed=(7, 8, 7), solver=solver, **SAT)
+    first, second, third = session.generate(["a star", "a red star", "a star"], seed=(7, 8, 7), scheduler=scheduler, **SAT)
     assert difference(first, third) == 0
-    [batch, _, _] = session.generate(["a star", "a red star", "a star"], seed=(7, 8, 9), solver=solver, batch_size=3, **SAT)
+    [batch, _, _] = session.generate(
+        ["a star", "a red star", "a star"], seed=(7, 8, 9), scheduler=scheduler, batch_size=3, **SAT
+    )
     assert difference(first, batch) <= 1  # sums in another order
     assert difference(first, second) > 10
 
@@ -105,12 +107,13 @@ def test_a_clip_of_10_has_as_many_frames_as_were_asked_for(folders):
 def test_metadata_say_how_a_video_was_sampled(session, tmp_path):
     [path] = session.generate("a star", **SAT).save(tmp_path / "star.mp4")
     told = read_video_metadata(path)
-    expected = {"sampling": "sat", "solver": "dpm", "guidance_schedule": "dynamic", "guidance_exponent": 5, "guidance": 6.0}
+    expected = {"sampling": "sat", "scheduler": "dpm", "guidance_schedule": "dynamic", "guidance_exponent": 5, "guidance": 6.0}
     assert {key: told[key] for key in expected} == expected
     assert "negative_prompt" not in told
     stock = session.generate("a star", **SAT | {"sampling": "diffusers"}).metadata
     assert stock["sampling"] == "diffusers"
-    assert not {"solver", "guidance_schedule", "guidance_exponent"} & set(stock)
+    assert stock["guidance_schedule"] == "constant"
+    assert "guidance_exponent" not in stock
 
 
 def test_a_model_with_noise_of_another_kind_is_refused(folder, tmp_path, edit_scheduler):
@@ -164,9 +167,9 @@ def test_a_session_passes_on_where_its_model_and_its_parts_come_from(folders):
     assert not other.parts.transformer.config.use_rotary_positional_embeddings
 
 
-def test_sampling_as_sat_takes_steps_solver_and_guidance_from_the_yaml_unless_they_are_given(sat_parts):
+def test_sampling_as_sat_takes_steps_scheduler_and_guidance_from_the_yaml_unless_they_are_given(sat_parts):
     session = Session.of(sat_parts)
     told = session.config(sampling="sat", steps=7)
-    assert (told.steps, told.solver, told.guidance_schedule, told.guidance) == (7, "dpm", "dynamic", 6)
+    assert (told.steps, told.scheduler, told.guidance_schedule, told.guidance) == (7, "dpm", "dynamic", 6)
     assert session.config(sampling="sat").steps == 5
     assert session.config().steps == session.facts.default_steps

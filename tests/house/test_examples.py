@@ -50,3 +50,10 @@ def test_an_adapter_is_switched_live(adapter, tmp_path, capsys, monkeypatch):
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 3 * strips[0].width
     assert "1 adapters, fused: 24 modules fused" in capsys.readouterr().out
+
+
+def test_a_session_makes_a_queue(adapter, tmp_path, capsys):
+    example("queue").main("pocket", str(adapter), str(tmp_path), steps=1)
+    assert len(list(tmp_path.glob("?.mp4"))) == 6
+    order = [line.rpartition("/")[2].partition(".mp4")[0] for line in capsys.readouterr().out.splitlines()]
+    assert order == ["0", "3", "1", "4", "2", "5"]  # by strength, so that adapters change as seldom as can be

@@ -30,7 +30,7 @@ def test_the_public_names_are_there_and_cost_nothing_until_used():
     assert not hasattr(reelora, "no_such_name")
 
 
-@pytest.mark.parametrize("room", ["adapters", "lora", "data", "train", "generate", "catalog", "tensorio", "components"])
+@pytest.mark.parametrize("room", ["adapters", "lora", "data", "train", "plan", "generate", "catalog", "tensorio", "components"])
 def test_no_room_imports_diffusers_by_itself(room):
     assert not imported_by(f"import reelora.{room}") & {"diffusers", "transformers", "matplotlib", "av", "peft"}
 

@@ -8,7 +8,7 @@ import torch
 from sides import PATH
 from test_using import adapter_for
 
-from reelora.adapters import Pair
+from reelora.adapters import Pair, write_adapter
 from reelora.errors import AdapterError, ConfigError
 from reelora.lora import Rack
 
@@ -74,6 +74,16 @@ def test_what_is_pinned_stays_until_it_is_unpinned(transformer):
     assert not is_kept(rack, transformer, "a", places)
     with pytest.raises(ConfigError, match="'e'"):
         rack.pin("e")
+
+
+def test_the_state_tells_where_the_values_of_an_adapter_are(transformer, tmp_path):
+    rack = Rack(transformer)
+    write_adapter(adapter_for(transformer), tmp_path / "a.safetensors")
+    rack.load("a", tmp_path / "a.safetensors")
+    rack.load("b", adapter_for(transformer))
+    rack.activate({"b": 1.0})
+    assert [adapter.resident for adapter in rack.state.adapters] == [("file",), ("memory", "cpu")]
+    assert "memory, cpu" in str(rack.state)
 
 
 def test_mixes_of_pinned_adapters_with_others_may_go(transformer):

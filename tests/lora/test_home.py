@@ -12,6 +12,7 @@ from reelora.lora import Rack
 from reelora.lora.acting import Use
 from reelora.lora.fused import FusedWeights
 from reelora.lora.home import choose_home, free_bytes
+from reelora.lora.rounding import noise_of
 from reelora.lora.sites import sites_of
 
 HOST, DEVICE = torch.device("cpu"), torch.device("cuda", 0)
@@ -66,7 +67,7 @@ def test_the_home_is_chosen_once_and_by_the_first_fuse(transformer, free, home):
         asked.append(device)
         return free if len(asked) == 1 else MUCH - free
 
-    weights = FusedWeights(sites, home="auto", read=pristine.__getitem__, free=free_then_full)
+    weights = FusedWeights(sites, home="auto", read=pristine.__getitem__, noise=noise_of("nearest", 0), free=free_then_full)
     weights.apply(())
     assert (weights.home, asked) == ("auto", [])
     for strength in (0.5, 1.0):

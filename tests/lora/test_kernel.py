@@ -73,6 +73,7 @@ MIXES = {
     "powers of two apart": ([B] * 2, [0.8, 0.4], 1e-5),
     "any two strengths": ([B] * 2, [0.8, 0.3], 1e-5),
     "weak beside strong": ([B] * 3, [2.0, 0.01, -1.5], 1e-5),
+    "three of one strength": ([B] * 3, [0.8] * 3, 1e-5),
     "four of one strength": ([B] * 4, [0.8] * 4, 1e-5),
     "eight of one strength": ([B] * 8, [0.8] * 8, 1e-5),
     "eight strengths": ([B] * 8, EIGHT, 1e-5),
@@ -89,10 +90,11 @@ MIXES = {
 @pytest.mark.parametrize(("dtypes", "strengths", "bar"), MIXES.values(), ids=list(MIXES))
 def test_hardly_any_weight_is_misrounded_whatever_is_fused_together(dtypes, strengths, bar):
     weight, _ = real_size(torch.bfloat16)
-    pairs = [real_size(dtype, seed=seed)[1] for seed, dtype in enumerate(dtypes)]
+    draws = [[real_size(dtype, seed=seed)[1] for seed, dtype in enumerate(dtypes, start)] for start in (0, 20, 40)]
+    shares = [misrounded(weight, list(zip(pairs, strengths, strict=True))) for pairs in draws]  # some twenty weights each
     # The bars are for one adapter at 0.8. Sums in float32 err in proportion to the update, which grows as independent ones do.
     size = sum(strength**2 for strength in strengths) ** 0.5 / 0.8
-    assert misrounded(weight, list(zip(pairs, strengths, strict=True))) <= bar * max(1, size)
+    assert sum(shares) / len(shares) <= bar * max(1, size)
 
 
 def test_rounding_each_update_by_itself_misrounds_a_thousand_times_more():

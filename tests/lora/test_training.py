@@ -49,8 +49,7 @@ def test_the_branch_computes_in_the_bases_dtype_and_keeps_no_copy_of_its_input(f
         y = branch(x)
     assert y.dtype == torch.bfloat16
     tall = {t.data_ptr(): t for t in kept if t.shape[:1] == (100,)}
-    assert {tuple(t.shape) for t in tall.values()} == {(100, 16), (100, 4)}  # x itself, and the rank-wide intermediate
-    assert x.data_ptr() in tall
+    assert set(tall) == {x.data_ptr()}  # x itself, and not the rank-wide intermediate
 
 
 def test_gradient_checkpointing_changes_no_gradient(model, forward):

@@ -8,13 +8,13 @@ import pytest
 from reelora import recipes
 from reelora.adapters import read_adapter
 from reelora.generate import read_video_metadata
-from reelora.pocket import draw, judge
+from reelora.pocket import SHAPES, draw, judge
 from reelora.pocket.clips import Combination
 from reelora.recipes import DemoPlan, Silent
-from reelora.recipes.demo.scenes import TRIGGER, ask_for_known, ask_for_stars, write_clips
-from reelora.train import read_metrics
+from reelora.recipes.demo.scenes import TRIGGER, ask_for_known, ask_for_stars, write_reminders, write_stars
+from reelora.train import read_metrics, read_verdicts
 
-SMALL = DemoPlan(num_clips=4, num_held_out=1, num_videos=5, steps=2)
+SMALL = DemoPlan(num_clips=4, num_held_out=2, num_reminders=3, num_videos=5, steps=2)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +24,16 @@ def small(tmp_path_factory):
 
 def test_it_leaves_what_it_promises(small):
     names = {path.name for path in small.folder.iterdir()}
-    assert {"adapter.safetensors", "before.mp4", "after.mp4", "report.html", "metrics.jsonl", "config.toml", "clips"} <= names
+    assert {
+        "adapter.safetensors",
+        "before.mp4",
+        "after.mp4",
+        "report.html",
+        "metrics.jsonl",
+        "config.toml",
+        "clips",
+        "reminders",
+    } <= names
 
 
 def test_the_report_needs_no_other_file_and_shows_figures_and_pictures(small):
@@ -58,9 +67,11 @@ def test_the_adapter_says_where_it_comes_from(small):
     assert adapter.spec.scale == 1.0
 
 
-def test_held_out_loss_is_measured(small):
+def test_it_is_measured_on_stars_that_are_never_learned_from(small):
     rows = read_metrics(small.folder / "metrics.jsonl")
     assert [row["step"] for row in rows if "held_out_loss" in row] == [0, 2]
+    assert [verdict.num_clips for verdict in read_verdicts(small.folder)] == [2, 2]
+    assert "Does it learn?" in (small.folder / "report.html").read_text()
 
 
 def test_questions_never_repeat_a_clip_of_the_lesson_and_are_the_same_every_time():
@@ -72,7 +83,7 @@ def test_questions_never_repeat_a_clip_of_the_lesson_and_are_the_same_every_time
 
 
 def test_no_star_is_asked_for_that_the_lesson_shows(tmp_path):
-    write_clips(tmp_path, num_stars=24, num_reminders=0, seed=0)
+    write_stars(tmp_path, count=24, seed=0)
     taught = {path.read_text().strip() for path in tmp_path.glob("*.txt")}
     assert len(taught) == 24
     assert not taught & set(ask_for_stars(count=20, seed=0).prompts)
@@ -82,13 +93,19 @@ def test_the_clips_of_the_lesson_show_stars_and_are_the_same_every_time(tmp_path
     from reelora.data import read_clip
 
     for name in ("one", "two"):
-        write_clips(tmp_path / name, num_stars=3, num_reminders=1, seed=0)
-    assert len(list((tmp_path / "one").glob("known-*.mp4"))) == 1
+        write_stars(tmp_path / name, count=3, seed=0)
     for path in sorted((tmp_path / "one").glob("star-*.mp4")):
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
         frames, _ = read_clip(path, num_frames=17, height=64, width=64, fps=8)
         assert judge(frames.numpy()).shape == "star"
         assert TRIGGER in path.with_suffix(".txt").read_text()
+
+
+def test_reminders_show_what_the_model_knows_in_its_own_words(tmp_path):
+    write_reminders(tmp_path, count=12, seed=0)
+    captions = [path.read_text() for path in tmp_path.glob("*.txt")]
+    assert len(captions) == len(list(tmp_path.glob("*.mp4"))) == 12
+    assert all(any(shape in caption for shape in SHAPES) and TRIGGER not in caption for caption in captions)
 
 
 def test_star_clips_are_drawn_as_any_other():
@@ -105,4 +122,7 @@ def test_the_demo_meets_its_figures(tmp_path):
     assert before < 0.1
     assert after > 0.8
     assert all(now >= was - 0.2 for was, now in outcome.known.shares().values()), outcome.known.shares()
+    verdicts = read_verdicts(outcome.folder)[1:]
+    assert {verdict.finding for verdict in verdicts} == {"learning"}
+    assert min(verdict.gain.low for verdict in verdicts) > 0.3  # a statement that needs no second look
     assert outcome.seconds < 360

@@ -19,7 +19,7 @@ from updates import adapter_of, dense, random_pair
 
 from reelora.adapters import Adapter, Magnitude, Pair, content_hash, write_adapter
 from reelora.errors import AdapterError, ComponentError, ConfigError, FileFormatError, MismatchError, UnknownScaleError
-from reelora.lora import fuse_into
+from reelora.lora import Rack, fuse_into
 from reelora.recipes import Silent, fuse
 from reelora.recipes.fuse.check import check_files
 from reelora.recipes.fuse.plan import plan_fuse
@@ -307,6 +307,19 @@ def test_stochastic_rounding_is_a_function_of_the_seed(tmp_path):
     first, second, third = map(contents, outputs)
     assert first == second != third
     assert provenance(outputs[2] / "diffusion_pytorch_model.safetensors")["rounding"] == "stochastic, seed 1"
+
+
+@pytest.mark.parametrize("rounding", ["nearest", "stochastic"])
+def test_a_rack_fuses_to_the_very_bits_of_a_fuse_on_disk(tmp_path, rounding):
+    base = save_transformer(tmp_path / "base", dtype=torch.bfloat16)
+    run(base, {"a": (adapter(), 0.7)}, tmp_path / "out", rounding=rounding, seed=5)
+    model: Any = CogVideoXTransformer3DModel.from_pretrained(base, torch_dtype=torch.bfloat16)
+    rack = Rack(model, rounding=rounding, seed=5)
+    rack.load("a", adapter())
+    rack.activate({"a": 0.7})
+    rack.fuse()
+    written = load_file(tmp_path / "out" / "diffusion_pytorch_model.safetensors")
+    assert all(torch.equal(model.get_parameter(f"{path}.weight"), written[f"{path}.weight"]) for path in PATHS)
 
 
 def test_the_outcome_is_plain_values(base, tmp_path):

@@ -6,10 +6,11 @@ from importlib import import_module
 import numpy as np
 import pytest
 import torch
-from films import write_film
+from pocket_runs import Lines, changed, small_config, write_films
 
 from reelora import components, recipes
 from reelora.adapters import read_adapter
+from reelora.data import read_clip
 from reelora.errors import MismatchError
 from reelora.generate import Session, read_video_metadata
 from reelora.pocket import MODEL
@@ -17,43 +18,19 @@ from reelora.recipes import Silent, TrainConfig
 from reelora.train import read_metrics
 
 
-class Lines(Silent):
-    """A listener that remembers what was said."""
-
-    def __init__(self):
-        self.said = []
-
-    def say(self, line):
-        self.said.append(line)
-
-
 @pytest.fixture
 def clips(tmp_path):
-    folder = tmp_path / "clips"
-    for index in range(3):
-        write_film(folder / f"{index}.mp4", 25 if index == 0 else 12, noise=index)
-        (folder / f"{index}.txt").write_text(f"film number {index}")
-    return folder
+    return write_films(tmp_path / "clips", 25, 12, 12)
 
 
 @pytest.fixture
 def config(clips, tmp_path):
-    return TrainConfig.of(
-        {
-            "output": tmp_path / "run",
-            "device": "cpu",
-            "trigger_words": ["film"],
-            "data": {"folder": clips, "held_out": 1},
-            "lora": {"rank": 4, "alpha": 2},
-            "loop": {"steps": 4, "checkpoint_every": 2, "evaluate_every": 2, "optimizer": {"learning_rate": 1e-3}},
-        }
-    )
+    settings = {"loop__steps": 4, "loop__checkpoint_every": 2, "loop__evaluate_every": 2}
+    return small_config(tmp_path / "run", clips, trigger_words=["film"], data__held_out=1, **settings)
 
 
-def changed(config, **groups):
-    return TrainConfig.of(
-        {**config.model_dump(), **{name: {**config.model_dump()[name], **new} for name, new in groups.items()}}
-    )
+def frames_of(film):
+    return read_clip(film, num_frames=17, height=64, width=64, fps=8)[0]
 
 
 def losses(config):
@@ -70,8 +47,8 @@ def loaded(monkeypatch):
         seen.extend((role, weakref.ref(getattr(parts, role))) for role in parts.roles)
         return parts
 
-    for room in (recipes.precompute, recipes.train):
-        monkeypatch.setattr(import_module(room.__module__), "load_components", load)
+    for room in ("precompute", "trained", "conditions"):
+        monkeypatch.setattr(import_module(f"reelora.recipes.{room}"), "load_components", load)
     return seen
 
 
@@ -92,6 +69,7 @@ def test_every_change_of_a_clip_is_said(config):
 
 
 def test_a_complete_cache_loads_neither_text_encoder_nor_vae(config, loaded):
+    """CogVideo's own trainer loads both in every process, needed or not, before anything else."""
     recipes.precompute(config.model, config.data, device="cpu", listener=Silent())
     loaded.clear()
     recipes.train(config, listener=Silent())
@@ -105,15 +83,8 @@ def test_encoders_leave_memory_before_training_starts(config, loaded):
 
 
 def test_previews_change_no_number(config):
-    plain = changed(config)
-    shown = TrainConfig.of(
-        {
-            **config.model_dump(),
-            "output": config.output.with_name("shown"),
-            "preview": {"prompts": ["a red circle"], "every": 2},
-        }
-    )
-    recipes.train(plain, listener=Silent())
+    shown = changed(config, output=config.output.with_name("shown"), preview__prompts=["a red circle"], preview__every=2)
+    recipes.train(config, listener=Silent())
     recipes.train(shown, listener=Silent())
     assert losses(shown) == losses(config)
     one, other = (read_adapter(c.output / "adapter.safetensors") for c in (config, shown))
@@ -124,8 +95,23 @@ def test_previews_change_no_number(config):
     assert (shown.output / "report.html").read_text().count("data:video/mp4") == 3
 
 
+def test_previews_have_files_and_noise_of_their_own_so_that_steps_can_be_compared(config):
+    """CogVideo's own trainer draws on from one generator, and writes input and output under one name.
+
+    At this rate nothing is learned, so that every preview has to be that of the base, to the last pixel.
+    """
+    still = changed(config, loop__optimizer__learning_rate=1e-30, preview__prompts=["a film", "a circle"], preview__every=2)
+    recipes.train(still, listener=Silent())
+    films = {path.stem: frames_of(path) for path in (config.output / "previews").iterdir()}
+    assert sorted(films) == [f"step-00000{step}-{prompt}" for step in (0, 2, 4) for prompt in (0, 1)]
+    for prompt in (0, 1):
+        base = films[f"step-000000-{prompt}"]
+        assert all(torch.equal(films[f"step-00000{step}-{prompt}"], base) for step in (2, 4))
+    assert not torch.equal(films["step-000000-0"], films["step-000000-1"])
+
+
 def test_a_preview_that_fails_is_said_and_training_goes_on(config):
-    shown = changed(config, preview={"prompts": ["a red circle"], "every": 2})
+    shown = changed(config, preview__prompts=["a red circle"], preview__every=2)
     config.output.mkdir(parents=True)
     (config.output / "previews").write_text("in the way")
     lines = Lines()
@@ -134,7 +120,7 @@ def test_a_preview_that_fails_is_said_and_training_goes_on(config):
 
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_encoded(config, clips):
-    wrong = changed(config, lora={"target_modules": ["to_x"]})
+    wrong = changed(config, lora__target_modules=["to_x"])
     with pytest.raises(MismatchError, match="to_x"):
         recipes.train(wrong, listener=Silent())
     assert not (clips / ".reelora").exists()
@@ -142,9 +128,10 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_encoded(config, 
 
 
 def test_stock_diffusers_runs_the_adapter_at_the_trained_strength(config):
+    """The files of CogVideo's own trainer say no alpha: trained at alpha / rank = 1/2, they act twice as strong."""
     from diffusers.pipelines.cogvideo.pipeline_cogvideox import CogVideoXPipeline
 
-    recipes.train(changed(config, loop={"steps": 30}), listener=Silent())
+    recipes.train(changed(config, loop__steps=30), listener=Silent())
     file = config.output / "adapter.safetensors"
     pipeline = CogVideoXPipeline.from_pretrained(MODEL, dtype=torch.float32)
     pipeline.load_lora_weights(file)

@@ -6,62 +6,25 @@ from pathlib import Path
 
 import pytest
 import torch
-from films import write_film
+from pocket_runs import Lines, changed, small_config, write_films
 
 from reelora import recipes
 from reelora.adapters import read_adapter
 from reelora.errors import ConfigError, TrainingDivergedError
 from reelora.recipes import Silent, TrainConfig
-from reelora.recipes.demo.scenes import write_clips
+from reelora.recipes.demo.scenes import write_stars
 from reelora.train import only_run_in, read_metrics
-
-
-class Lines(Silent):
-    """A listener that remembers what was said."""
-
-    def __init__(self):
-        self.said, self.notes = [], []
-
-    def say(self, line):
-        self.said.append(line)
-
-    def progress(self, task, done, total, note=""):
-        self.notes.append(note)
 
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("clips")
-    for index in range(5):
-        write_film(folder / f"{index}.mp4", 17, noise=index)
-        (folder / f"{index}.txt").write_text(f"film number {index}")
-    return folder
+    return write_films(tmp_path_factory.mktemp("clips"), 17, 17, 17, 17, 17)
 
 
 @pytest.fixture
 def config(clips, tmp_path):
-    return TrainConfig.of(
-        {
-            "output": tmp_path / "run",
-            "device": "cpu",
-            "tensorboard": False,
-            "data": {"folder": clips, "held_out": 3},
-            "lora": {"rank": 4, "alpha": 2},
-            "loop": {"steps": 2, "batch_size": 4, "evaluate_every": 0, "optimizer": {"learning_rate": 1e-3}},
-        }
-    )
-
-
-def changed(config, **settings):
-    """The settings with others over them, by dotted name with two underscores."""
-    values = config.model_dump()
-    for name, value in settings.items():
-        *parents, leaf = name.split("__")
-        table = values
-        for parent in parents:
-            table = table[parent]
-        table[leaf] = value
-    return TrainConfig.of(values)
+    settings = {"loop__steps": 2, "loop__batch_size": 4, "loop__evaluate_every": 0}
+    return small_config(tmp_path / "run", clips, tensorboard=False, data__held_out=3, **settings)
 
 
 def contents(folder):
@@ -81,6 +44,41 @@ def test_a_run_says_its_sizes_its_progress_and_its_verdict(config):
     assert size == pytest.approx(outcome.summary.trainable_parameters * 4 / 1e6, rel=0.2)  # the header is small
     for part in ("loss", "s/step", "clips/s", "data wait", "peak"):
         assert part in lines.notes[-1]
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_tensorboard_may_be_there_or_not_whatever_the_settings_hold(config, is_wanted):
+    """CogVideo's own trainer cannot do without a tracker, and TensorBoard fails on the paths and lists in its settings."""
+    recipes.train(changed(config, tensorboard=is_wanted, trigger_words=["film"]), listener=Silent())
+    assert (config.output / "tensorboard").exists() == is_wanted
+
+
+def test_what_is_on_can_be_turned_off():
+    """CogVideo's own trainer reads "False" as true: its caching, pinning and checkpointing cannot be turned off."""
+    config = TrainConfig.with_overrides(["tensorboard=false", "loop.gradient_checkpointing=false"])
+    assert (config.tensorboard, config.loop.gradient_checkpointing) == (False, False)
+
+
+def test_an_adapter_to_go_on_with_that_is_not_there_is_refused(config):
+    """CogVideo's own trainer takes a mistyped path for a fresh start, without a word."""
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.safetensors"):
+        recipes.train(changed(config, init_from="nowhere.safetensors"), listener=Silent())
+    assert not (config.output / "metrics.jsonl").exists()
+
+
+def test_float16_is_refused_with_the_reason_before_any_work(config):
+    with pytest.raises(ConfigError, match=r"fp16 cannot be trained in: .*CogVideoX-5B.* Use bf16 or fp32"):
+        recipes.train(changed(config, precision="fp16"), listener=Silent())
+    assert not config.output.exists()
+
+
+def test_of_one_clip_none_can_be_held_out_and_what_to_set_is_said(config, tmp_path):
+    one = changed(config, data__folder=write_films(tmp_path / "one", 17), data__held_out=0.1, loop__batch_size=3)
+    with pytest.raises(ConfigError, match=r"Set data\.held_out to at most 0, or add clips"):
+        recipes.train(one, listener=Silent())
+    outcome = recipes.train(changed(one, data__held_out=0), listener=Silent())
+    assert outcome.result.is_complete
+    assert (outcome.verdict, outcome.held_out) == (None, ())
 
 
 def test_the_file_may_be_half_as_large(config):
@@ -107,7 +105,7 @@ def test_a_folder_of_another_run_is_left_as_it_is(config):
     recipes.train(config, listener=Silent())
     before = contents(config.output)
     other = changed(config, data__held_out=2, lora__rank=8, preview__prompts=["a film"], preview__every=1)
-    with pytest.raises(ConfigError, match=r"(?s)data: .*lora\.rank: it has 4, this run 8") as error:
+    with pytest.raises(ConfigError, match=r"(?s)data \(the clips to train on.*lora\.rank: it has 4, this run 8") as error:
         recipes.train(other, listener=Silent())
     assert "Nothing was changed" in str(error.value)
     assert contents(config.output) == before
@@ -121,7 +119,7 @@ def test_a_folder_in_use_is_refused(config):
 
 def test_a_rate_that_explodes_on_the_demo_is_stopped_with_advice(config, tmp_path):
     """It is stopped where the model is worth less than nothing, long before anything is infinite."""
-    write_clips(tmp_path / "stars", num_stars=4, num_reminders=0, seed=0)
+    write_stars(tmp_path / "stars", count=4, seed=0)
     quick = {"loop__steps": 60, "loop__batch_size": 1, "data__held_out": 0, "data__folder": tmp_path / "stars"}
     hot = changed(config, **quick, loop__optimizer__learning_rate=1.0, loop__optimizer__warmup_steps=0)
     with pytest.raises(TrainingDivergedError, match=r"Step 1\d: .*star-.*Lower loop\.optimizer\.learning_rate \(now 1\)"):

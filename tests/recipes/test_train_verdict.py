@@ -11,7 +11,7 @@ from reelora import recipes
 from reelora.generate import Clip
 from reelora.pocket import FPS, draw, known_combinations, sample_scene
 from reelora.recipes import Silent, TrainConfig
-from reelora.recipes.demo.scenes import write_clips
+from reelora.recipes.demo.scenes import write_stars
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 
@@ -46,7 +46,7 @@ def finding(config: TrainConfig) -> str:
 
 def stars(folder: Path) -> Path:
     """Clips of the demo's new shape."""
-    write_clips(folder, num_stars=NUM_CLIPS, num_reminders=0, seed=0)
+    write_stars(folder, count=NUM_CLIPS, seed=0)
     return folder
 
 

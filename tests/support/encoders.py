@@ -40,11 +40,11 @@ class Encoders:
             self.videos += 1
         return {"latent_mean": pooled(frames), "latent_std": pooled(frames).abs() + 0.5}
 
-    def _encode_prompts(self, captions: list[str]) -> Tensor:
+    def _encode_prompts(self, captions: list[str]) -> dict[str, Tensor]:
         for caption in captions:
             self._count()
             self.captions.append(caption)
-        return torch.stack([token_states(caption) for caption in captions])
+        return {"prompt_states": torch.stack([token_states(caption) for caption in captions])}
 
     def _count(self) -> None:
         if self.stop_at == self.videos + len(self.captions):

@@ -15,7 +15,7 @@ from encoders import precompute
 from PIL import Image
 from tiny_models import build_still_vae
 from torch import Tensor
-from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProjection, CLIPTokenizer
 
 from reelora.data import CachedClips, CacheSettings, ClipSettings, list_clips
 from reelora.train import PooledCondition, SizeCondition
@@ -28,6 +28,7 @@ __all__ = [
     "conditions_of",
     "draw_stills",
     "give_text_encoder",
+    "give_text_encoders",
     "sample",
     "save_still_model",
     "states_of",
@@ -110,7 +111,9 @@ def write_stills(folder: Path) -> CachedClips:
     sources = list_clips(folder, media="images")
     encoders = {
         "make_video_encoder": lambda: encode,
-        "make_prompt_encoder": lambda: lambda captions: torch.stack([states_of(caption) for caption in captions]),
+        "make_prompt_encoder": lambda: (
+            lambda captions: {"prompt_states": torch.stack([states_of(caption) for caption in captions])}
+        ),
     }
     precompute(sources, folder / "cache", settings, **encoders)
     return CachedClips(folder / "cache")
@@ -154,18 +157,42 @@ def sample(pipeline: Any, kind: str) -> Tensor:
 
 def give_text_encoder(pipeline: Any) -> Any:
     """The pipeline of SD 1.5 with a tiny random CLIP."""
-    sizes = {"hidden_size": WIDTH, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
-    marks = ["<|startoftext|>", "<|endoftext|>"]
-    words = [*sorted({f"{word}</w>" for caption in CAPTIONS.values() for word in caption.split()}), *marks]
-    ends = {"bos_token_id": len(words) - 2, "eos_token_id": len(words) - 1}
-    torch.manual_seed(2)
-    encoder = CLIPTextModel(CLIPTextConfig.from_dict(sizes | ends | {"vocab_size": len(words)}))
-    tokenizer: Any = CLIPTokenizer(vocab={word: number for number, word in enumerate(words)}, merges=[], model_max_length=77)
-    pipeline.register_modules(text_encoder=encoder.requires_grad_(False).eval(), tokenizer=tokenizer)
+    pipeline.register_modules(text_encoder=_build_clip(CLIPTextModel, WIDTH), tokenizer=_build_tokenizer())
     return pipeline
 
 
+def give_text_encoders(pipeline: Any) -> Any:
+    """The pipeline of SDXL with two tiny random CLIPs, whose states lie side by side."""
+    pipeline.register_modules(
+        text_encoder=_build_clip(CLIPTextModel, WIDTH // 2),
+        tokenizer=_build_tokenizer(),
+        text_encoder_2=_build_clip(CLIPTextModelWithProjection, WIDTH // 2, projection_dim=POOLED),
+        tokenizer_2=_build_tokenizer(pad_token="!"),
+    )
+    return pipeline
+
+
+_WORDS = ["!", *sorted({f"{word}</w>" for caption in CAPTIONS.values() for word in caption.split()})]
+_MARKS = ["<|startoftext|>", "<|endoftext|>"]
+
+
+def _build_tokenizer(**marks: str) -> Any:
+    make: Any = CLIPTokenizer
+    vocabulary = {word: number for number, word in enumerate([*_WORDS, *_MARKS])}
+    return make(vocab=vocabulary, merges=[], model_max_length=77, **marks)
+
+
+def _build_clip(kind: Any, width: int, **sizes: int) -> Any:
+    sizes |= {"hidden_size": width, "intermediate_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+    sizes |= {"bos_token_id": len(_WORDS), "eos_token_id": len(_WORDS) + 1, "vocab_size": len(_WORDS) + 2}
+    torch.manual_seed(2)
+    return kind(CLIPTextConfig.from_dict(sizes)).requires_grad_(False).eval()
+
+
+_WHOLE = {"SD 1.5": give_text_encoder, "SDXL": give_text_encoders}
+
+
 def save_still_model(kind: str, folder: Path) -> Path:
-    """A whole tiny model of a kind, as it is published; of SDXL without its second text encoder."""
-    give_text_encoder(build_still_pipeline("SD 1.5", build_unet(kind))).save_pretrained(folder)
+    """A whole tiny model of a kind, as it is published."""
+    _WHOLE[kind](build_still_pipeline(kind, build_unet(kind))).save_pretrained(folder)
     return folder

@@ -29,6 +29,14 @@ KINDS = {
     "2B": {"use_rotary_positional_embeddings": False},
     "5B": {"use_rotary_positional_embeddings": True},
     "5B-I2V": {"use_rotary_positional_embeddings": True, "use_learned_positional_embeddings": True, "in_channels": 8},
+    "1.5-I2V": {
+        "use_rotary_positional_embeddings": True,
+        "patch_size_t": 2,
+        "patch_bias": False,
+        "sample_frames": 17,
+        "in_channels": 8,
+        "ofs_embed_dim": 8,
+    },
     "1.5": {"use_rotary_positional_embeddings": True, "patch_size_t": 2, "patch_bias": False, "sample_frames": 17},
 }
 """Which published model places its tokens so."""

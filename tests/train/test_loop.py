@@ -1,6 +1,7 @@
 """A run: what it learns, what it leaves, how it resumes and how it stops."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from reelora.errors import ConfigError, DataError, FileFormatError, TrainingDive
 from reelora.lora import collect
 from reelora.train import Lesson, OptimizerConfig, Team, TensorBoard, only_run_in, read_metrics, train
 from reelora.train.batches import Batches
+from reelora.train.checkpoint import find_checkpoint, write_checkpoint
 from reelora.train.evaluate import held_out_errors
 from reelora.train.objective import Objective
 
@@ -42,6 +44,7 @@ def test_the_loss_falls_on_clips_that_are_learned_by_heart(run, config):
 @pytest.mark.parametrize("stop", [1, 3, 5])
 @pytest.mark.parametrize("accumulation", [1, 2])
 def test_a_resumed_run_equals_one_that_was_never_stopped(run, config, stop, accumulation):
+    """CogVideo's own trainer begins the epoch's clips again, and goes on only where the newest checkpoint is named by hand."""
     config = config.model_copy(update={"gradient_accumulation": accumulation})
     whole, model, losses = run("whole", config)
     assert whole.is_complete
@@ -97,6 +100,21 @@ def test_gradient_checkpointing_changes_no_number(run, config):
     assert frugal == plain
 
 
+def test_a_run_within_less_memory_gives_the_same_numbers(run, config):
+    plans = []
+    _, _, plain = run("plain", on_plan=plans.append)
+    tight = 0.97 * plans[0].total_bytes / 2**30
+    _, _, frugal = run("frugal", config.model_copy(update={"memory": tight}), on_plan=plans.append)
+    assert set(plans[0].chosen.values()) == {"everything"}
+    assert set(plans[1].chosen.values()) != {"everything"}
+    assert frugal == plain
+
+
+def test_afterwards_the_model_runs_its_blocks_as_they_are(run):
+    _, model, _ = run()
+    assert not model.is_gradient_checkpointing
+
+
 def test_checkpointing_may_be_turned_on_for_a_run_that_has_begun(run, config):
     _, whole, _ = run("whole")
     run("halves", **stop_after(3))
@@ -105,9 +123,25 @@ def test_checkpointing_may_be_turned_on_for_a_run_that_has_begun(run, config):
 
 
 def test_measuring_changes_no_step(run, config):
+    """CogVideo's own trainer casts what it trains to bfloat16 and back at every validation."""
     _, _, often = run("often", config.model_copy(update={"evaluate_every": 1}))
     _, _, never = run("never", config.model_copy(update={"evaluate_every": 0}))
     assert often == never
+
+
+def test_with_accumulation_the_clips_are_measured_between_optimizer_steps_alone(run, branched, config, tmp_path):
+    """CogVideo's own trainer validates after every forward pass of a step that is due, with half of its gradients there."""
+    model, seen = branched(), []
+
+    def on_step(report):
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        seen.append((report.step, {p.dtype for p in parameters}, any(p.grad is not None for p in parameters)))
+
+    config = config.model_copy(update={"gradient_accumulation": 3, "evaluate_every": 2})
+    run(settings=config, model=model, on_step=on_step)
+    assert seen == [(step, {torch.float32}, False) for step in range(1, 7)]
+    rows = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "held_out_loss" in row] == [0, 2, 4, 6]
 
 
 def test_held_out_loss_is_measured_from_step_zero_to_the_end(run, tmp_path):
@@ -117,6 +151,7 @@ def test_held_out_loss_is_measured_from_step_zero_to_the_end(run, tmp_path):
 
 
 def test_the_base_is_never_changed_nor_cast(run, branched):
+    """CogVideo's own trainer holds it in float32 until the first validation, and in bfloat16 after it."""
     model = branched().to(torch.bfloat16)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
@@ -168,7 +203,31 @@ def test_a_manifest_that_is_none_is_named(run, tmp_path):
         run()
 
 
+def test_folders_of_other_names_are_no_checkpoints(run, tmp_path):
+    """CogVideo's own trainer reads a step out of any name. Here a copy that was laid aside would sort behind the newest."""
+    _, whole, losses = run("whole")
+    run("halves", **stop_after(2))
+    checkpoints = tmp_path / "halves" / "checkpoints"
+    shutil.copytree(checkpoints / "step-000002", checkpoints / "step-before")
+    (checkpoints / "step-notes").mkdir()
+    run("halves", **stop_after(4))
+    result, model, resumed_losses = run("halves")
+    assert result.resumed_from == 4
+    assert resumed_losses == losses
+    assert_same_weights(model, whole)
+    assert {"step-before", "step-notes"} <= {path.name for path in checkpoints.iterdir()}
+
+
+def test_the_newest_checkpoint_is_the_one_of_the_highest_step_also_beyond_a_million(tmp_path):
+    for step in (999_999, 1_000_000, 2):
+        write_checkpoint(tmp_path, ({"a": torch.ones(1)}, {}), step=step, identity={}, seconds=0, keep=9, best=None)
+    newest = find_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.step == 1_000_000
+
+
 def test_a_full_disk_leaves_the_newest_checkpoint_and_names_it(run, tmp_path, monkeypatch):
+    """CogVideo's own trainer deletes the old checkpoint before the new one is there."""
     import reelora.train.checkpoint as room
 
     def full(*args, **options):
@@ -238,10 +297,12 @@ def test_latents_of_cogvideox_1_5_are_padded_before_they_are_noised(clips, confi
 
 
 def test_rows_are_json_with_step_and_loss(run, tmp_path):
+    """And with the memory taken, also on a CPU, where CogVideo's own trainer fails when it asks for it."""
     run()
     rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(7))
     assert all({"step", "loss", "learning_rate", "grad_norm", "seconds"} <= row.keys() for row in rows[1:])
+    assert all(row["peak_memory_bytes"] > 100e6 for row in rows[1:])  # that of this process, torch included
 
 
 def test_a_file_called_stop_ends_a_run_well_and_the_same_call_goes_on(run, tmp_path):

@@ -27,6 +27,7 @@ def weights(folder):
     ],
 )
 def test_a_run_that_is_killed_at_random_moments_equals_one_that_is_not(cache, tmp_path, size, accumulation, kills):
+    """CogVideo's own trainer keeps the random state of the first process alone, and begins the epoch's clips again."""
     settings = [STEPS, f"gradient_accumulation={accumulation}", "ema_decay=0.9", "timesteps.stratified=true"]
     assert set(finish(start(cache.folder, tmp_path / "whole", *settings, size=size))) == {0}
     chance, killed = random.Random(kills), 0

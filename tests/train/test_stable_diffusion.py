@@ -28,7 +28,7 @@ from reelora.train import (
     TimestepConfig,
     TokenCondition,
     WithText,
-    collect_both,
+    collect_all,
     loss_weights,
     read_verdicts,
     train,
@@ -164,7 +164,7 @@ def test_a_text_encoder_is_trained_with_its_unet_and_one_file_works_in_the_stock
     attach(unet, LoraSpec(rank=4, alpha=2))
     attach(text_encoder, LoraSpec(rank=4, alpha=4, target_modules=("q_proj", "k_proj", "v_proj", "out_proj")))
     ids = pipeline.tokenizer(["", *CAPTIONS.values()], padding="max_length", return_tensors="pt").input_ids
-    tokens = dict(zip(["", *CAPTIONS.values()], ids, strict=True))
+    tokens = dict(zip(["", *CAPTIONS.values()], ids[:, None], strict=True))
     model = WithText(unet, text_encoder)
     clips, held_out = stills.split(4, seed=0)
     lesson = Lesson(
@@ -176,7 +176,7 @@ def test_a_text_encoder_is_trained_with_its_unet_and_one_file_works_in_the_stock
         conditions=[TokenCondition(tokens=tokens)],
     )
     train(lesson, CONFIG.model_copy(update={"steps": 10, "checkpoint_every": 10}), tmp_path / "run")
-    adapter = collect_both(model)
+    adapter = collect_all(model)
     assert adapter.roles == ("unet", "text_encoder")
     assert all(pair.b.any() for pair in adapter.pairs.values())
     write_adapter(adapter, tmp_path / "adapter.safetensors")

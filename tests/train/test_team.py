@@ -35,9 +35,10 @@ def test_the_gradients_of_two_processes_are_those_of_one_with_the_same_step(both
         assert difference <= 1e-6, name
 
 
-def test_losses_norms_and_held_out_errors_are_the_same_too(both):
+def test_losses_norms_rates_and_held_out_errors_are_the_same_too(both):
+    """CogVideo's own trainer needs NVIDIA's library between processes; these sum on the CPU."""
     one, two = (read_metrics(folder / "metrics.jsonl") for folder in both)
-    for name in ("loss", "grad_norm", "held_out_loss"):
+    for name in ("loss", "grad_norm", "learning_rate", "held_out_loss"):
         ours, theirs = ([row[name] for row in rows if name in row] for rows in (one, two))
         assert ours
         assert theirs == pytest.approx(ours, rel=1e-6)

@@ -98,6 +98,11 @@ class ModelFacts:
         group = self.patch_size_t or 1
         return -(-self.latent_frames(num_frames) // group) * group
 
+    def num_tokens(self, *, num_frames: int, height: int, width: int) -> int:
+        """Tokens of one video in a transformer, its text among them; of a still image, latents in a UNet at its finest."""
+        space = (height // self.size_multiple) * (width // self.size_multiple)
+        return self.num_text_tokens + self.padded_latent_frames(num_frames) // (self.patch_size_t or 1) * space
+
     @property
     def needs_image(self) -> bool:
         """Whether half of its channels are for the latents of a conditioning image."""
@@ -107,17 +112,6 @@ class ModelFacts:
         """Raise ConfigError where the denoiser and the VAE do not belong together."""
         if self.in_channels != self.latent_channels and not self.needs_image:
             raise ConfigError(f"{self._channels}: transformer and VAE are not of one model. Take both from the same folder.")
-
-    def check_text_to_video(self) -> None:
-        """Raise ConfigError for a model that does not make videos out of text alone, and name one that does."""
-        if self.model_class != "CogVideoXTransformer3DModel":
-            raise ConfigError(f"{self.name} makes still images; use a text-to-video model, such as zai-org/CogVideoX-2b.")
-        if self.needs_image:
-            sister = self.text_to_video or "its text-to-video sister"
-            raise ConfigError(
-                f"{self._channels}: the others are for a conditioning image, which there is none of. Use {sister}."
-            )
-        self.check_trainable()
 
     @property
     def _channels(self) -> str:

@@ -8,7 +8,23 @@ import typer
 from reelora import __version__
 from reelora.errors import ReeloraError
 
-from . import cache, checkpoint, convert, demo, diff, doctor, extract, fuse, generate, inspect, merge, precompute, resize, train
+from . import (
+    cache,
+    checkpoint,
+    convert,
+    demo,
+    diff,
+    doctor,
+    extract,
+    fuse,
+    generate,
+    inspect,
+    merge,
+    plan,
+    precompute,
+    resize,
+    train,
+)
 
 __all__ = ["main"]
 
@@ -20,6 +36,7 @@ OUT_OF_MEMORY_ADVICE = (
 VERBS = (
     demo.demo,
     doctor.doctor,
+    plan.plan,
     inspect.inspect,
     convert.convert,
     merge.merge,
@@ -72,7 +89,7 @@ def main() -> None:
     except RuntimeError as error:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
-        _end(f"{error}\n{OUT_OF_MEMORY_ADVICE}")
+        _end("\n".join([str(error), *getattr(error, "__notes__", [OUT_OF_MEMORY_ADVICE])]))
     except SystemExit as end:
         if end.code == STOPPED:  # typer's answer to Ctrl-C
             print("reelora: stopped. What is finished is kept, and nothing is half-written.", file=sys.stderr)

@@ -17,7 +17,7 @@ LEVELS = " .:-=+*#%@"
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="An adapter (file, folder or hub id), or a video that reelora made.")],
+    path: Annotated[str, typer.Argument(help="An adapter (file, folder or hub id), or a video or picture.")],
     deep: Annotated[bool, typer.Option("--deep", help="Read the values too: norms, effective ranks, NaN, hashes.")] = False,
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="Also compare with the weights of its base.")
@@ -37,7 +37,8 @@ def inspect(
     from .terminal import Terminal
 
     if recipes.is_video(Path(path)):
-        print_facts(recipes.inspect_video(Path(path)), as_json=as_json)
+        video = recipes.inspect_video(Path(path))
+        print_facts(video.as_json() if as_json else video.facts, as_json=as_json)
         return
     with Terminal() as terminal:
         found = recipes.inspect(

@@ -35,12 +35,12 @@ def precompute(
 
     settings = read_train_config(config, overrides, data__folder=data, model=model, device=device)
     with Terminal() as terminal:
-        recipes.find_device(settings.device)
+        place = recipes.find_device(settings.device)
         plan = recipes.plan_data(settings.model, settings.data, listener=terminal, is_read_whole=True)
         pages = recipes.write_sheet(plan, sheet, listener=terminal) if sheet else []
         answer = {**plan.as_json(), "sheet": [str(page) for page in pages]}
         if not dry_run:
-            summary = recipes.precompute_plan(plan, settings.model, device=settings.device, listener=terminal)
+            summary, _ = recipes.precompute_kind(plan, settings, device=place, listener=terminal, is_read_whole=True)
             answer |= {"manifest": str(summary.manifest), "encoded_clips": summary.encoded_videos}
     if as_json:
         print(json.dumps(answer))

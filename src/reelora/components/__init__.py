@@ -5,14 +5,20 @@ from .encode import (
     EncodedPrompts,
     LatentPosterior,
     LongPrompt,
+    encode_captions,
     encode_image,
     encode_prompts,
     encode_video,
+    hear,
     long_prompts,
     to_video,
+    tokenize,
 )
 from .files import ModelFiles, RoleFiles, open_model
 from .fingerprints import fingerprint_of
+from .folder import Source
+from .origin import tensors_of
+from .part import Part
 from .positions import Positions, rotary_positions
 from .report import LoadReport, PartReport
 from .roles import ROLES, check_roles
@@ -29,6 +35,7 @@ from .sat import (
     transformer_obstacles,
     vae_obstacles,
 )
+from .skeleton import build_skeleton
 from .stored import open_weights
 from .tiling import needs_tiles, tiled
 
@@ -42,17 +49,22 @@ __all__ = [
     "LoadReport",
     "LongPrompt",
     "ModelFiles",
+    "Part",
     "PartReport",
     "Positions",
     "RoleFiles",
     "SatLora",
     "SatModel",
     "SatSampling",
+    "Source",
+    "build_skeleton",
     "check_roles",
+    "encode_captions",
     "encode_image",
     "encode_prompts",
     "encode_video",
     "fingerprint_of",
+    "hear",
     "load_components",
     "long_prompts",
     "needs_tiles",
@@ -63,8 +75,10 @@ __all__ = [
     "rebuilt_tables",
     "rotary_positions",
     "sat_settings",
+    "tensors_of",
     "tiled",
     "to_video",
+    "tokenize",
     "transformer_obstacles",
     "vae_obstacles",
 ]

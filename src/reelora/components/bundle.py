@@ -15,6 +15,7 @@ from reelora.errors import ComponentError, ConfigError
 
 from .folder import open_folder
 from .origin import Dtypes, FolderOrigin, Loaded, Origin
+from .part import Part
 from .report import LoadReport
 from .roles import PIPELINES, ROLES, check_roles
 from .sat import is_sat, open_origin
@@ -103,6 +104,14 @@ class Bundle:
         return self._part("text_encoder")
 
     @property
+    def tokenizer_2(self) -> Any:
+        return self._part("tokenizer_2")
+
+    @property
+    def text_encoder_2(self) -> Any:
+        return self._part("text_encoder_2")
+
+    @property
     def transformer(self) -> Any:
         return self._part("transformer")
 
@@ -133,6 +142,21 @@ class Bundle:
         """What the YAML of a SAT checkpoint chooses for sampling (solver, steps, guidance and its schedule); else empty."""
         return self._origin.sat_sampling
 
+    @property
+    def text_roles(self) -> tuple[str, ...]:
+        """The roles that make prompt states out of text, loaded or not: tokenizers, each followed by its encoder."""
+        return self._origin.text_roles
+
+    @property
+    def has_zero_unconditional(self) -> bool:
+        """Whether guidance leads away from zeros instead of the states of the empty prompt, as with the published SDXL."""
+        return self._origin.has_zero_unconditional
+
+    @property
+    def scheduler_class(self) -> str | None:
+        """The class of scheduler that the model's folder names, loaded or not; None where it names none."""
+        return self._origin.scheduler_class
+
     @cached_property
     def facts(self) -> ModelFacts:
         """What the catalog knows of this model; read from configs alone, whichever roles are loaded."""
@@ -147,10 +171,25 @@ class Bundle:
             raise ComponentError(
                 f"{self.root} is of pipeline class {name}; what can be run is {' or '.join(sorted(PIPELINES))}."
             )
-        needed = [role for role in ROLES if role != "unet"]
-        if lacking := [role for role in needed if role not in self._parts]:
+        row = PIPELINES[name]
+        if lacking := [role for role in row.roles if role not in self._parts]:
             raise ComponentError(f"{name} needs {', '.join(lacking)}: {self._why_absent(lacking[0])}")
-        return getattr(diffusers, name)(**{role: self._parts[role] for role in needed})
+        zeros = {"force_zeros_for_empty_prompt": self.has_zero_unconditional} if "text_encoder_2" in row.roles else {}
+        return getattr(diffusers, name)(**{role: self._parts[role] for role in row.roles}, **row.options, **zeros)
+
+    def load(self, *roles: str) -> None:
+        """Load parts that are not here, from where the others came from. Raises as `load_components`."""
+        check_roles(roles)
+        if not (lacking := [role for role in roles if role not in self._parts]):
+            return
+        loaded = self._origin.load(lacking, dtypes=self._dtypes, device=self._device)
+        parts = {**self._parts, **loaded.parts}
+        others = [part for part in self.report.parts if part.role not in loaded.parts]
+        notes = tuple(dict.fromkeys((*self.report.notes, *loaded.notes)))
+        self._parts = {role: parts[role] for role in ROLES if role in parts}
+        self._adapter = self._adapter or loaded.adapter
+        self._released -= set(lacking)
+        self.report = LoadReport((*others, *loaded.reports), notes)
 
     def load_weights(self, path: str | Path) -> None:
         """Take the weights of another SAT checkpoint of this architecture, as strictly as the first time.
@@ -190,6 +229,14 @@ class Bundle:
             )
         )
         return both
+
+    def find(self, *roles: str) -> Mapping[str, Part]:
+        """Where roles come from and what their files hold, loaded or not; only configs and headers are read.
+
+        Raises what `load_components` raises.
+        """
+        check_roles(roles)
+        return self._origin.find(roles)[0]
 
     def release(self, *roles: str) -> None:
         """Let go of parts and give their memory back; what is not here is no error.

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 from einops import rearrange
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from reelora.shapes import FramesU8, Latents, PromptStates, Video
@@ -18,12 +18,17 @@ __all__ = [
     "EncodedPrompts",
     "LatentPosterior",
     "LongPrompt",
+    "encode_captions",
     "encode_image",
     "encode_prompts",
     "encode_video",
+    "hear",
     "long_prompts",
     "to_video",
+    "tokenize",
 ]
+
+PooledStates = Float[Tensor, "b d"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +51,8 @@ class EncodedPrompts:
 
     states: PromptStates
     long: tuple[LongPrompt, ...]
+    pooled: PooledStates | None = None
+    """One state for each whole prompt, of models that are told it: SDXL."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,16 +74,52 @@ class LatentPosterior:
 
 @torch.no_grad()
 def encode_prompts(parts: Bundle, prompts: Sequence[str]) -> EncodedPrompts:
-    """Last hidden states of the text encoder for prompts padded to the model's number of text tokens.
+    """States of the text encoder, or of both, for prompts padded to the model's number of text tokens.
 
-    Equal to what the stock CogVideoXPipeline computes with that ``max_sequence_length``. A prompt that is longer is cut,
-    as there, and is named in ``long``. Takes at least one prompt; needs the roles tokenizer and text_encoder.
+    Equal to what the stock pipeline computes (CogVideoX's with that ``max_sequence_length``). A prompt that is longer is cut,
+    as there, and is named in ``long``. Takes at least one prompt; needs ``parts.text_roles``.
     """
-    tokenizer, text_encoder = parts.tokenizer, parts.text_encoder
-    num_tokens = parts.facts.num_text_tokens
-    tokens = tokenizer(list(prompts), padding="max_length", max_length=num_tokens, truncation=True, return_tensors="pt")
-    states = text_encoder(tokens.input_ids.to(text_encoder.device))[0].to(text_encoder.dtype)
-    return EncodedPrompts(states=states, long=long_prompts(parts, prompts))
+    encoders = [getattr(parts, encoder) for encoder in parts.text_roles[1::2]]
+    states, pooled = hear(encoders, tokenize(parts, prompts).unbind(1))
+    return EncodedPrompts(states=states, long=long_prompts(parts, prompts), pooled=pooled)
+
+
+def encode_captions(parts: Bundle, captions: Sequence[str]) -> EncodedPrompts:
+    """As ``encode_prompts``, but the empty caption is what guidance leads away from: zeros where the model's folder says so.
+
+    A caption that is dropped in training has to be that, or guidance would lead away from what was never learned.
+    """
+    encoded = encode_prompts(parts, captions)
+    if not parts.has_zero_unconditional:
+        return encoded
+    is_said = torch.tensor([bool(caption) for caption in captions], device=encoded.states.device)
+    pooled = None if encoded.pooled is None else encoded.pooled * is_said[:, None]
+    return EncodedPrompts(states=encoded.states * is_said[:, None, None], long=encoded.long, pooled=pooled)
+
+
+def tokenize(parts: Bundle, prompts: Sequence[str]) -> Int[Tensor, "b e s"]:
+    """Tokens of prompts for each of the model's text encoders, padded and cut to its number of text tokens.
+
+    Needs the tokenizers among ``parts.text_roles``.
+    """
+    options = {"padding": "max_length", "max_length": parts.facts.num_text_tokens, "truncation": True, "return_tensors": "pt"}
+    tokenizers = [getattr(parts, tokenizer) for tokenizer in parts.text_roles[::2]]
+    return torch.stack([tokenizer(list(prompts), **options).input_ids for tokenizer in tokenizers], dim=1)
+
+
+def hear(encoders: Sequence[Any], tokens: Sequence[Int[Tensor, "b s"]]) -> tuple[PromptStates, PooledStates | None]:
+    """Prompt states, and the pooled states of two encoders, each of which has tokens of its own; gradients reach them.
+
+    One encoder gives its last hidden states. Two give those before the last layer, side by side, and the second one's
+    projection. Source: SDXL, arXiv:2307.01952, section 2.1.
+    """
+    heard: list[Any] = [
+        encoder(ids.to(encoder.device), output_hidden_states=len(encoders) > 1)
+        for encoder, ids in zip(encoders, tokens, strict=True)
+    ]
+    if len(heard) == 1:
+        return heard[0][0].to(encoders[0].dtype), None
+    return torch.cat([one.hidden_states[-2] for one in heard], dim=-1), heard[-1][0]
 
 
 @torch.no_grad()
@@ -108,8 +151,8 @@ def to_video(clips: Sequence[FramesU8] | UInt8[Tensor, "b t h w c"]) -> Video:
 
 
 def long_prompts(parts: Bundle, prompts: Sequence[str]) -> tuple[LongPrompt, ...]:
-    """The prompts of which the model reads only the beginning. Needs the role tokenizer alone."""
-    tokenizer, num_tokens = parts.tokenizer, parts.facts.num_text_tokens
+    """The prompts of which the model reads only the beginning. Needs the first tokenizer alone: two cut at the same words."""
+    tokenizer, num_tokens = getattr(parts, parts.text_roles[0]), parts.facts.num_text_tokens
     whole = tokenizer(list(prompts), verbose=False).input_ids
     return tuple(
         LongPrompt(

@@ -7,7 +7,7 @@ from pathlib import Path
 from reelora.tensorio import open_tensors, sampled_fingerprint
 
 from .folder import Source, locate, open_folder
-from .roles import check_roles
+from .roles import check_roles, is_tokenizer
 
 __all__ = ["fingerprint_of"]
 
@@ -32,6 +32,6 @@ def _contents(source: Source) -> list[bytes]:
     contents = [source.class_name.encode(), json.dumps(facts, sort_keys=True).encode()]
     if source.weights:
         contents.append(sampled_fingerprint(open_tensors(source.weights)).encode())
-    elif source.role == "tokenizer":
+    elif is_tokenizer(source.role):
         contents += [path.read_bytes() for path in sorted(source.folder.iterdir()) if path.is_file()]
     return contents

@@ -9,7 +9,7 @@ from typing import Any
 from reelora.errors import ComponentError, first_few
 from reelora.tensorio import read_json
 
-from .roles import CONFIG_FILES, ROLES, TOKENIZER_FILES, library_of
+from .roles import CONFIG_FILES, ROLES, TOKENIZER_FILES, is_tokenizer, library_of
 
 __all__ = ["INDEX", "Source", "locate", "open_folder", "read_index"]
 
@@ -81,9 +81,9 @@ def locate(root: Path, role: str, override: Path | None = None) -> Source:
         raise ComponentError(f"{role}: there is no {override}, where paths says that it is.")
     config = _read_config(folder, role)
     class_name = _check_class(folder, role, named, _declared_class(config))
-    if role == "tokenizer":
-        _check_tokenizer(folder)
-    if role in ("tokenizer", "scheduler"):
+    if is_tokenizer(role):
+        _check_tokenizer(folder, role)
+    if is_tokenizer(role) or role == "scheduler":
         return Source(role=role, class_name=class_name, folder=folder, config=config)
     return Source(role=role, class_name=class_name, folder=folder, config=config, weights=weights or _weights(folder, role))
 
@@ -126,10 +126,10 @@ def _check_class(folder: Path, role: str, named: str | None, declared: str | Non
     return named or str(declared)
 
 
-def _check_tokenizer(folder: Path) -> None:
+def _check_tokenizer(folder: Path, role: str) -> None:
     found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not found:
-        raise ComponentError(f"tokenizer: {folder} has none of {', '.join(TOKENIZER_FILES)}; it holds {_holdings(folder)}.")
+        raise ComponentError(f"{role}: {folder} has none of {', '.join(TOKENIZER_FILES)}; it holds {_holdings(folder)}.")
     if found[0].endswith(".json"):
         read_json(folder / found[0])
 

@@ -8,6 +8,7 @@ import torch
 from reelora.errors import ComponentError
 
 from .folder import Source
+from .roles import TEXT_ROLES
 from .weights import load_network
 
 __all__ = ["load_part"]
@@ -28,7 +29,7 @@ def _load_tokenizer(source: Source) -> Any:
     try:
         return getattr(transformers, source.class_name).from_pretrained(source.folder, local_files_only=True)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError) as error:
-        raise ComponentError(f"tokenizer: {source.folder} makes no {source.class_name}: {error}") from error
+        raise ComponentError(f"{source.role}: {source.folder} makes no {source.class_name}: {error}") from error
 
 
 def _load_scheduler(source: Source) -> Any:
@@ -50,4 +51,7 @@ def _load_scheduler(source: Source) -> Any:
 
 
 _SAME_NOISE = {"CogVideoXDDIMScheduler": "CogVideoXDPMScheduler"}
-_LOADERS: Mapping[str, Callable[[Source], Any]] = {"tokenizer": _load_tokenizer, "scheduler": _load_scheduler}
+_LOADERS: Mapping[str, Callable[[Source], Any]] = {
+    **{tokenizer: _load_tokenizer for tokenizer, _ in TEXT_ROLES},
+    "scheduler": _load_scheduler,
+}

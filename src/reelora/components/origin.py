@@ -17,7 +17,7 @@ from .folder import Source, locate, read_index
 from .loading import load_part
 from .part import Part
 from .report import PartReport, report_part
-from .roles import ROLES
+from .roles import ROLES, TEXT_ROLES
 
 __all__ = ["Dtypes", "FolderOrigin", "Loaded", "Origin", "tensors_of"]
 
@@ -52,6 +52,15 @@ class Origin(Protocol):
     @property
     def sat_sampling(self) -> Mapping[str, Any]: ...
 
+    @property
+    def text_roles(self) -> tuple[str, ...]: ...
+
+    @property
+    def has_zero_unconditional(self) -> bool: ...
+
+    @property
+    def scheduler_class(self) -> str | None: ...
+
     def facts(self, parts: Mapping[str, Any]) -> ModelFacts: ...
 
     def find(self, roles: Sequence[str] | None) -> tuple[dict[str, Part], Adapter | None]: ...
@@ -82,6 +91,21 @@ class FolderOrigin:
     def sat_sampling(self) -> Mapping[str, Any]:
         """Nothing here says how SAT would sample."""
         return {}
+
+    @property
+    def text_roles(self) -> tuple[str, ...]:
+        """The roles that make prompt states out of text."""
+        return tuple(role for pair in TEXT_ROLES for role in pair if role in self._named())
+
+    @property
+    def has_zero_unconditional(self) -> bool:
+        """Whether guidance leads away from zeros instead of the states of the empty prompt, as with the published SDXL."""
+        return bool(read_index(self.root).get("force_zeros_for_empty_prompt", False))
+
+    @property
+    def scheduler_class(self) -> str | None:
+        """The class of scheduler that the folder names."""
+        return read_index(self.root).get("scheduler", [None, None])[1]
 
     def facts(self, parts: Mapping[str, Any]) -> ModelFacts:
         """What the catalog knows of this model; of parts that are not here, the config is read."""
@@ -118,6 +142,10 @@ class FolderOrigin:
         """The asked roles in the order of loading; all that the folder names and we know, where none are."""
         if roles is not None:
             return [role for role in ROLES if role in roles]
+        return self._named()
+
+    def _named(self) -> list[str]:
+        """The roles that the folder names, or that come from elsewhere, in the order of loading."""
         index = read_index(self.root)
         return [role for role in ROLES if index.get(role, [None, None]) != [None, None] or role in self.overrides]
 

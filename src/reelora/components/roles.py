@@ -1,17 +1,33 @@
 """The roles of a pipeline and what can play them, as tables."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reelora.errors import ConfigError, nearest
 
-__all__ = ["CONFIG_FILES", "LIBRARIES", "PIPELINES", "ROLES", "TOKENIZER_FILES", "Library", "check_roles", "library_of"]
+__all__ = [
+    "CONFIG_FILES",
+    "LIBRARIES",
+    "PIPELINES",
+    "ROLES",
+    "TEXT_ROLES",
+    "TOKENIZER_FILES",
+    "Library",
+    "PipelineRow",
+    "check_roles",
+    "is_tokenizer",
+    "library_of",
+]
 
-ROLES: tuple[str, ...] = ("tokenizer", "text_encoder", "transformer", "unet", "vae", "scheduler")
+TEXT_ROLES: tuple[tuple[str, str], ...] = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+"""Tokenizers, each with the encoder that takes its tokens. Only SDXL has two."""
+
+ROLES: tuple[str, ...] = (*(role for pair in TEXT_ROLES for role in pair), "transformer", "unet", "vae", "scheduler")
 """In the order of loading; a folder has a transformer or a unet."""
 
 CONFIG_FILES: Mapping[str, str] = {
     "tokenizer": "tokenizer_config.json",
+    "tokenizer_2": "tokenizer_config.json",
     "scheduler": "scheduler_config.json",
 }
 """Where a role describes itself, if not in ``config.json``."""
@@ -37,6 +53,8 @@ LIBRARIES: Mapping[str, Library] = {
         classes={
             "tokenizer": frozenset({"T5Tokenizer", "T5TokenizerFast", "CLIPTokenizer", "CLIPTokenizerFast"}),
             "text_encoder": frozenset({"T5EncoderModel", "CLIPTextModel"}),
+            "tokenizer_2": frozenset({"CLIPTokenizer", "CLIPTokenizerFast"}),
+            "text_encoder_2": frozenset({"CLIPTextModelWithProjection"}),
         },
     ),
     "diffusers": Library(
@@ -61,8 +79,36 @@ LIBRARIES: Mapping[str, Library] = {
     ),
 }
 
-PIPELINES = frozenset({"CogVideoXPipeline", "CogVideoXImageToVideoPipeline"})
-"""Stock pipelines that take exactly these roles."""
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineRow:
+    """What a stock pipeline is made of."""
+
+    roles: tuple[str, ...]
+    options: Mapping[str, object] = field(default_factory=dict)
+    """What it is made with besides the roles."""
+
+
+_COGVIDEOX = PipelineRow(roles=("tokenizer", "text_encoder", "transformer", "vae", "scheduler"))
+
+PIPELINES: Mapping[str, PipelineRow] = {
+    "CogVideoXPipeline": _COGVIDEOX,
+    "CogVideoXImageToVideoPipeline": _COGVIDEOX,
+    "StableDiffusionPipeline": PipelineRow(
+        roles=("tokenizer", "text_encoder", "unet", "vae", "scheduler"),
+        options={"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False},
+    ),
+    "StableDiffusionXLPipeline": PipelineRow(
+        roles=("tokenizer", "text_encoder", "tokenizer_2", "text_encoder_2", "unet", "vae", "scheduler"),
+        options={"add_watermarker": False},
+    ),
+}
+"""Stock pipelines by class."""
+
+
+def is_tokenizer(role: str) -> bool:
+    """Whether a role has words and no weights."""
+    return any(role == tokenizer for tokenizer, _ in TEXT_ROLES)
 
 
 def library_of(role: str) -> tuple[str, Library]:

@@ -9,8 +9,9 @@ from .captions import with_repeats, with_trigger
 from .dataset import CachedClip, CachedClips
 from .encoding import PromptEncoder, VideoEncoder
 from .entries import CacheSettings
-from .fitting import FITS, PADDINGS, Fit, Padding
+from .fitting import FITS, PADDINGS, Fit, Padding, fitted, place
 from .frames import ClipSettings, read_as, read_clip
+from .images import DrawEncoder, StoredImages
 from .pieces import ChoiceKind, ClipChoice, Piece, pieces_of
 from .plan import OnProgress, Plan, PlannedClip, Refusal, plan_clips, read_first_frame
 from .probe import Probe, probe_video
@@ -38,6 +39,7 @@ __all__ = [
     "ClipSettings",
     "ClipSource",
     "Damage",
+    "DrawEncoder",
     "Fit",
     "Media",
     "OnProgress",
@@ -49,16 +51,19 @@ __all__ = [
     "PromptEncoder",
     "Pruning",
     "Refusal",
+    "StoredImages",
     "VideoEncoder",
     "Visit",
     "alone_in",
     "batch_indices",
     "cache_sets",
     "complete_cache",
+    "fitted",
     "in_use",
     "list_clips",
     "missing_entries",
     "pieces_of",
+    "place",
     "plan_clips",
     "plan_pruning",
     "probe_video",

@@ -27,6 +27,10 @@ TokenStates = Float[Tensor, "s d"]
 """Prompt states of one caption."""
 
 
+PooledState = Float[Tensor, " d"]
+"""One state for a whole caption, as SDXL is told it."""
+
+
 class CachedClip(TypedDict):
     """One clip as the training takes it. ``source`` is its name in the data set's folder."""
 
@@ -82,6 +86,11 @@ class CachedClips:
         return [clip.captions[0] for clip in self._clips]
 
     @property
+    def all_captions(self) -> list[str]:
+        """Every caption of every clip, each once."""
+        return list(dict.fromkeys(caption for clip in self._clips for caption in clip.captions))
+
+    @property
     def num_captions(self) -> list[int]:
         """How many captions every clip has."""
         return [len(clip.captions) for clip in self._clips]
@@ -100,6 +109,11 @@ class CachedClips:
     def sources(self) -> list[str]:
         """The name of every clip in the data set's folder; a piece of a video also says where it begins."""
         return [clip.name for clip in self._clips]
+
+    @property
+    def latents_keys(self) -> dict[str, str]:
+        """By a clip's name what its latents are called in the cache, which says all that decides its pixels."""
+        return {clip.name: clip.latents for clip in self._clips}
 
     @property
     def reports(self) -> list[ClipReport]:
@@ -135,7 +149,7 @@ class CachedClips:
         if not 0 <= count < len(videos):
             raise ConfigError(
                 f"{held_out} of {len(videos)} different videos cannot be held out: at least one must be left to train on. "
-                f"Hold out 0 to {len(videos) - 1}, or add clips."
+                f"Set data.held_out to at most {len(videos) - 1}, or add clips."
             )
         drawn = set(videos[:count])
         return self._those(lambda clip: clip.video not in drawn), self._those(lambda clip: clip.video in drawn)
@@ -152,6 +166,22 @@ class CachedClips:
         other = copy(self)
         other._clips = tuple(clip for clip in self._clips if is_wanted(clip))
         return other
+
+    def micro_conditions(self) -> dict[str, tuple[int, int, int, int, int, int]]:
+        """By a clip's name what SDXL is told of its size: see ``ClipReport.micro_conditions``."""
+        return {clip.name: clip.report.micro_conditions for clip in self._clips}
+
+    def pooled_states(self) -> dict[str, PooledState]:
+        """The pooled state of every caption and of "". Raises DataError for a cache of a model that has none."""
+        clips = self._clips
+        keys = {caption: key for clip in clips for caption, key in zip(clip.captions, clip.prompts, strict=True)}
+        return {caption: self._pooled_state(key) for caption, key in {"": self._manifest.empty_prompt, **keys}.items()}
+
+    def _pooled_state(self, key: str) -> PooledState:
+        entry = self._entry(PROMPTS, key, self._manifest.prompts)
+        if "pooled" not in entry:
+            raise DataError(f"{PROMPTS.path(self.folder, key)}: holds no pooled state: it was made for another model.")
+        return entry["pooled"].clone()  # a view would hold one mapped file for each caption
 
     def _prompt_states(self, key: str) -> TokenStates:
         return self._entry(PROMPTS, key, self._manifest.prompts)["prompt_states"]

@@ -12,7 +12,7 @@ from jaxtyping import UInt8
 from torch import Tensor
 
 from reelora.errors import DataError, FileFormatError
-from reelora.shapes import FramesU8, Latents, PromptStates
+from reelora.shapes import FramesU8, Latents
 
 from .decode import file_hash
 from .entries import LATENTS, PROMPTS, CacheSettings, EntryKind, Facts, find_entry, write_entry
@@ -28,8 +28,8 @@ ClipBatch = UInt8[Tensor, "b t h w c"]
 VideoEncoder = Callable[[ClipBatch], Mapping[str, Latents]]
 """Posterior ``latent_mean`` and ``latent_std`` of a batch of clips."""
 
-PromptEncoder = Callable[[list[str]], PromptStates]
-"""Prompt states of a list of captions, all of the same number of tokens."""
+PromptEncoder = Callable[[list[str]], Mapping[str, Tensor]]
+"""``prompt_states`` (b s d) of a list of captions, all of the same number of tokens; of some models ``pooled`` (b d) too."""
 
 OnEntry = Callable[[str], None]
 """Called with the name of what an entry was made from."""
@@ -74,10 +74,12 @@ def encode_prompts(
     encode = make_encoder() if todo else None
     for chunk in chunks(todo.values(), _PROMPTS_AT_ONCE):
         assert encode is not None
-        states = encode([work.caption for work in chunk])
+        encoded = encode([work.caption for work in chunk])
+        states = encoded["prompt_states"]
         assert states.shape[:2] == (len(chunk), settings.num_text_tokens), f"prompt states have shape {tuple(states.shape)}"
-        for work, state in zip(chunk, states, strict=True):
-            _store(cache, PROMPTS, work.facts, {"prompt_states": state}, settings, repr(work.caption))
+        for row, work in enumerate(chunk):
+            tensors = {part: encoded[part][row] for part in PROMPTS.axes_of(encoded)}
+            _store(cache, PROMPTS, work.facts, tensors, settings, repr(work.caption))
             on_entry(work.caption or "the empty caption")
 
 

@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -17,12 +17,16 @@ from .pieces import HEAD, ClipChoice, Piece
 from .probe import Probe
 
 __all__ = [
+    "IMAGES",
+    "KINDS",
     "LATENTS",
     "PROMPTS",
     "CacheSettings",
     "EntryKind",
     "Facts",
+    "clip_of_image",
     "entry_files",
+    "facts_of_image",
     "find_entry",
     "key_of",
     "read_entry",
@@ -30,8 +34,11 @@ __all__ = [
     "write_entry",
 ]
 
-_CODE_VERSION = 2
-"""Raise it when decoding, encoding or storing changes what an entry holds: every key then changes, no old entry is taken."""
+_CODE_VERSION = 3
+"""Raise it when decoding, encoding or storing changes what an entry holds: every key then changes, no old entry is taken.
+
+``tests/data/test_code_version.py`` fails where that is forgotten.
+"""
 
 Facts = Mapping[str, object]
 """All that decides what an entry holds, in words and numbers; stored with it, and hashed into its name."""
@@ -39,17 +46,26 @@ Facts = Mapping[str, object]
 
 @dataclass(frozen=True, kw_only=True)
 class EntryKind:
-    """A subfolder of the cache, and the axes of the tensors that each of its entries holds."""
+    """A subfolder of the cache, and the axes of the tensors that its entries hold."""
 
     folder: str
     tensors: Mapping[str, str]
+    """In every entry."""
+    optional: Mapping[str, str] = field(default_factory=dict)
+    """In entries of some models."""
+
+    def axes_of(self, names: Iterable[str]) -> dict[str, str]:
+        """The axes of what an entry with tensors of these names must hold."""
+        return {**self.tensors, **{name: axes for name, axes in self.optional.items() if name in names}}
 
     def path(self, cache: Path, key: str) -> Path:
         return cache / self.folder / f"{key}.safetensors"
 
 
 LATENTS = EntryKind(folder="latents", tensors={"latent_mean": "f c h w", "latent_std": "f c h w"})
-PROMPTS = EntryKind(folder="prompts", tensors={"prompt_states": "s d"})
+PROMPTS = EntryKind(folder="prompts", tensors={"prompt_states": "s d"}, optional={"pooled": "d"})
+IMAGES = EntryKind(folder="images", tensors={"image_latents": "n c h w"})
+KINDS = (LATENTS, PROMPTS, IMAGES)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +82,7 @@ class CacheSettings:
     choice: ClipChoice = HEAD
     vae_fingerprint: str
     text_fingerprint: str
+    """Of everything that turns a caption into states."""
     num_text_tokens: int
     dtype: torch.dtype = torch.float32
 
@@ -85,6 +102,16 @@ class CacheSettings:
         """What decides the entry of a caption."""
         tokens, encoder = self.num_text_tokens, self.text_fingerprint
         return _facts(kind="prompt", caption=caption, tokens=tokens, encoder=encoder, dtype=str(self.dtype))
+
+
+def facts_of_image(latents: str, *, draws: int, seed: int) -> Facts:
+    """What decides the noisy latents of a clip's first picture; ``latents`` is the key of its own, which says the rest."""
+    return _facts(kind="image", latents=latents, draws=draws, seed=seed)
+
+
+def clip_of_image(store: TensorStore) -> str:
+    """The key of the clip's latents that an entry of draws belongs to."""
+    return str(json.loads(store.metadata["facts"])["latents"])
 
 
 def _facts(**facts: object) -> Facts:
@@ -127,7 +154,7 @@ def read_entry(cache: Path, kind: EntryKind, key: str) -> TensorStore:
     except FileFormatError as error:
         raise DataError(f"{error} Run `reelora precompute` again: it makes this entry anew.") from error
     ranks = {name: len(shape) for name, shape in store.shapes.items()}
-    wanted = {name: len(axes.split()) for name, axes in kind.tensors.items()}
+    wanted = {name: len(axes.split()) for name, axes in kind.axes_of(ranks).items()}
     said = store.metadata.get("facts", "")
     is_named = store.metadata.get("key") == key == hashlib.sha256(said.encode()).hexdigest()
     if ranks != wanted or not is_named or "fingerprint" not in store.metadata:
@@ -148,7 +175,7 @@ def read_whole_entry(cache: Path, kind: EntryKind, key: str) -> TensorStore:
 
 def entry_files(cache: Path) -> Iterator[tuple[EntryKind, Path]]:
     """Every file in the folders of entries, also those that a killed process left half written."""
-    for kind in (LATENTS, PROMPTS):
+    for kind in KINDS:
         folder = cache / kind.folder
         for path in sorted(folder.iterdir()) if folder.is_dir() else ():
             if path.is_file():

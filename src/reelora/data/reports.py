@@ -42,6 +42,18 @@ class ClipReport:
     crop_top: int = 0
     crop_left: int = 0
     """Rows and columns that are cut off above and to the left, after scaling."""
+    upright_height: int = 0
+    upright_width: int = 0
+    """The source's size in square pixels, as a player shows it."""
+
+    @property
+    def micro_conditions(self) -> tuple[int, int, int, int, int, int]:
+        """What SDXL is told of a picture: its own height and width, top and left of the crop, height and width that it gets.
+
+        The crop is measured after scaling. Source: SDXL, arXiv:2307.01952, section 2.2.
+        """
+        height, width = map(int, self.size.split("x")[1:])
+        return self.upright_height, self.upright_width, self.crop_top, self.crop_left, height, width
 
     def __str__(self) -> str:
         done = "; ".join(f"{change.kind}: {change.reason}" for change in self.changes)
@@ -63,6 +75,8 @@ def report_of(name: str, probe: Probe, settings: "ClipSettings", first: int) -> 
         first=first,
         crop_top=max(0, -placed.top),
         crop_left=max(0, -placed.left),
+        upright_height=round(probe.upright[0]),
+        upright_width=round(probe.upright[1]),
     )
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from reelora.errors import DataError, FileFormatError
 
-from .entries import entry_files, read_whole_entry
+from .entries import IMAGES, EntryKind, clip_of_image, entry_files, find_entry, read_whole_entry
 from .manifest import SETS, Manifest, manifests_in, read_manifest
 from .probes import PROBES
 
@@ -155,11 +155,19 @@ def _unused(cache: Path, manifests: list[Path]) -> list[Damage]:
     for path in manifests:
         manifest = read_manifest(path)[1]
         used |= {f"{key}.safetensors" for key in (*manifest.latents, *manifest.prompts)}
-    idle = [path for _, path in entry_files(cache) if path.name not in used]
+    idle = [path for kind, path in entry_files(cache) if not _is_used(cache, kind, path, used)]
     half = [path for name in (SETS, PROBES) for path in sorted((cache / name).glob(".*"))]
     return [
         Damage(path=path, reason="half written" if _is_leftover(path) else "no data set uses it") for path in [*idle, *half]
     ]
+
+
+def _is_used(cache: Path, kind: EntryKind, path: Path, used: set[str]) -> bool:
+    """Whether some data set names an entry; draws of a picture belong to the clip that they begin."""
+    if kind is not IMAGES or _is_leftover(path):
+        return path.name in used
+    store = find_entry(cache, kind, path.stem)
+    return store is not None and f"{clip_of_image(store)}.safetensors" in used
 
 
 def _is_manifest(path: Path) -> bool:

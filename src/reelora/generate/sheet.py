@@ -1,7 +1,6 @@
 """Many clips on one picture."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import UInt8
@@ -9,16 +8,10 @@ from jaxtyping import UInt8
 from reelora.errors import ConfigError
 
 from .clip import Clip
+from .labels import BACKGROUND, INK, fitted_line, label_font
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont, ImageFont
+__all__ = ["contact_sheet", "evenly_spaced", "strip_of"]
 
-    Font = FreeTypeFont | ImageFont
-
-__all__ = ["contact_sheet"]
-
-_BACKGROUND = (255, 255, 255)
-_INK = (30, 30, 30)
 _GAP = 8
 _LABEL_HEIGHT = 16
 _FRAME_GAP = 2
@@ -29,20 +22,20 @@ def contact_sheet(clips: Sequence[Clip], labels: Sequence[str], *, columns: int,
 
     Raises ConfigError unless there is one label per clip, and at least one clip, column and frame.
     """
-    from PIL import Image, ImageDraw, ImageFont
+    from PIL import Image, ImageDraw
 
     _check(clips, labels, columns, frames)
-    strips = [_strip(clip, frames) for clip in clips]
+    strips = [strip_of(clip.frames[evenly_spaced(len(clip.frames), frames)].cpu().numpy()) for clip in clips]
     height = _GAP + _LABEL_HEIGHT + max(strip.shape[0] for strip in strips)
     width = _GAP + max(strip.shape[1] for strip in strips)
     columns = min(columns, len(clips))
     rows = -(-len(clips) // columns)
-    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), _BACKGROUND)
-    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default()
+    sheet = Image.new("RGB", (columns * width + _GAP, rows * height + _GAP), BACKGROUND)
+    draw, font = ImageDraw.Draw(sheet), label_font()
     for index, (strip, label) in enumerate(zip(strips, labels, strict=True)):
         row, column = divmod(index, columns)
         left, top = column * width + _GAP, row * height + _GAP
-        draw.text((left, top), _fitted(label, font, width - _GAP), fill=_INK, font=font)
+        draw.text((left, top), fitted_line(label, font, width - _GAP), fill=INK, font=font)
         sheet.paste(Image.fromarray(strip), (left, top + _LABEL_HEIGHT))
     return np.asarray(sheet).copy()
 
@@ -57,19 +50,12 @@ def _check(clips: Sequence[Clip], labels: Sequence[str], columns: int, frames: i
         )
 
 
-def _strip(clip: Clip, count: int) -> UInt8[np.ndarray, "h w 3"]:
-    """Evenly spaced frames beside each other; all of a clip that has fewer."""
-    pictures = clip.frames.cpu().numpy()
-    chosen = np.unique(np.linspace(0, len(pictures) - 1, count).round().astype(int))
-    gap = np.full((pictures.shape[1], _FRAME_GAP, 3), _BACKGROUND, np.uint8)
-    return np.concatenate([part for index in chosen for part in (pictures[index], gap)][:-1], axis=1)
+def evenly_spaced(total: int, count: int) -> list[int]:
+    """So many of ``total`` frames, the first and the last among them; all where there are fewer."""
+    return [int(index) for index in np.unique(np.linspace(0, total - 1, count).round())]
 
 
-def _fitted(label: str, font: "Font", width: int) -> str:
-    """The label on one line, shortened until it fits."""
-    label = " ".join(label.split())
-    if font.getlength(label) <= width:
-        return label
-    while label and font.getlength(f"{label}...") > width:
-        label = label[:-1]
-    return f"{label}..."
+def strip_of(pictures: UInt8[np.ndarray, "t h w 3"]) -> UInt8[np.ndarray, "h s 3"]:
+    """Frames beside each other."""
+    gap = np.full((pictures.shape[1], _FRAME_GAP, 3), BACKGROUND, np.uint8)
+    return np.concatenate([part for picture in pictures for part in (picture, gap)][:-1], axis=1)

@@ -6,10 +6,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
 from reelora.adapters import Adapter, read_adapter
-from reelora.lora import Rack
+from reelora.lora import Rack, models_of
 
 from .uses import Adapters, AdapterUse, HeldAdapter, strength_of
 
@@ -17,6 +15,9 @@ __all__ = ["Shelf"]
 
 _KEPT = 8
 """Adapters that are held after a call that used fewer."""
+
+_MOSTLY = 0.5
+"""Modules in which rounding would take more than this share of the update keep branches when the rest is fused."""
 
 _BESIDE = "adapter_config.json"
 """A file in which the scale of another may stand."""
@@ -44,8 +45,8 @@ class Shelf:
         return uses
 
     @contextmanager
-    def using(self, model: Any, uses: Sequence[AdapterUse]) -> Iterator[None]:
-        """Run a model with adapters at their strengths; afterwards it is exactly what it was before.
+    def using(self, model: Any, uses: Sequence[AdapterUse], *, is_fused: bool) -> Iterator[None]:
+        """Run a model or bundle with adapters at their strengths; afterwards it is exactly what it was before.
 
         Raises what `reelora.Rack` raises, before anything is touched.
         """
@@ -54,14 +55,17 @@ class Shelf:
             return
         if self._rack is None or not self._rack.fits(model):
             self._rack = _RackOf(model)
-        with self._rack.using(uses):
+        with self._rack.using(uses, is_fused=is_fused):
             yield
 
     def _use(self, key: str | Path, value: object) -> AdapterUse:
         adapter, strength = strength_of(key, value)
         if adapter is not None:
-            return AdapterUse(name=str(key), held=self._hold(id(adapter), adapter), strength=strength)
-        return AdapterUse(name=Path(key).name.removesuffix(".safetensors"), held=self._read(key), strength=strength)
+            held, is_file = self._hold(id(adapter), adapter), isinstance(key, Path)
+        else:
+            held, is_file = self._read(key), True
+        name = Path(key).name.removesuffix(".safetensors") if is_file else str(key)
+        return AdapterUse(name=name, held=held, strength=strength, source=str(key) if is_file else "")
 
     def _read(self, path: str | Path) -> HeldAdapter:
         stamp = _stamp(Path(path).expanduser())
@@ -82,14 +86,14 @@ class _RackOf:
 
     def __init__(self, model: Any) -> None:
         self._state = _state_of(model)
-        self._rack = Rack(model)
+        self._rack = Rack(model, keep_branches_over=_MOSTLY)
         self._names: OrderedDict[str, None] = OrderedDict()
 
     def fits(self, model: Any) -> bool:
         return self._state == _state_of(model)
 
     @contextmanager
-    def using(self, uses: Sequence[AdapterUse]) -> Iterator[None]:
+    def using(self, uses: Sequence[AdapterUse], *, is_fused: bool) -> Iterator[None]:
         named = _named(uses)
         for name, use in named.items():
             if name not in self._names:
@@ -98,14 +102,19 @@ class _RackOf:
             self._names.move_to_end(name)
         for name in _drop_oldest(self._names, keep=len(uses)):
             self._rack.unload(name)
-        with self._rack.using({name: use.strength for name, use in named.items()}):
-            yield
+        if is_fused:
+            self._rack.fuse()  # before anything acts: nothing is stacked that would be fused at once
+        try:
+            with self._rack.using({name: use.strength for name, use in named.items()}):
+                yield
+        finally:
+            self._rack.restore()
 
 
 def _state_of(model: Any) -> tuple[object, ...]:
     """What a rack takes for given: where adapters can act, and in which dtype."""
-    modules: Iterator[nn.Module] = model.modules()
-    return model.dtype, *modules
+    networks = models_of(model).values()
+    return tuple((network.dtype, *network.modules()) for network in networks)
 
 
 def _named(uses: Sequence[AdapterUse]) -> Mapping[str, AdapterUse]:

@@ -11,7 +11,10 @@ from reelora.errors import MismatchError, first_few, nearest
 
 from .branch import StandIn, TrainableLinear, draw_a
 from .model import linears_of, role_of, swap, target_linears
+from .processors import Processors
+from .sites import sites_of
 from .summary import AttachSummary
+from .together import roads
 
 __all__ = ["attach", "collect", "detach", "load_into"]
 
@@ -23,6 +26,7 @@ class _Attachment:
     spec: LoraSpec
     branches: Mapping[str, TrainableLinear]
     was_trainable: tuple[tuple[nn.Parameter, bool], ...]
+    processors: Processors
 
 
 _MARK = "_reelora_attachment"
@@ -41,8 +45,11 @@ def attach(model: nn.Module, spec: LoraSpec | object, *, seed: int = 0) -> Attac
     linears = target_linears(model, spec)
     branches = _branches(linears, spec, seed)
     trainable = tuple((parameter, parameter.requires_grad) for parameter in model.parameters())
+    sites = sites_of({role: model})
+    processors = Processors({role: model})
     swap(model, branches)
-    vars(model)[_MARK] = _Attachment(spec, branches, trainable)
+    processors.serve(sites[f"{role}.{path}"] for path in linears)
+    vars(model)[_MARK] = _Attachment(spec, branches, trainable, processors)
     for parameter, _ in trainable:
         parameter.requires_grad_(False)
     shapes = {path: (linear.out_features, linear.in_features) for path, linear in linears.items()}
@@ -51,6 +58,7 @@ def attach(model: nn.Module, spec: LoraSpec | object, *, seed: int = 0) -> Attac
         role=role,
         spec=spec,
         shapes=shapes,
+        roads=roads(model),
         trainable_parameters=sum(branch.lora_a.numel() + branch.lora_b.numel() for branch in branches.values()),
         total_parameters=sum(parameter.numel() for parameter in model.parameters()),
         advice=spec.advice(shapes, model_class=type(model).__name__),
@@ -69,6 +77,7 @@ def detach(model: nn.Module) -> None:
             f"{len(covered)} branches are wrapped by something else ({first_few(covered)}): leave `using` or unload that first."
         )
     swap(model, {path: branch.release() for path, branch in attachment.branches.items()})
+    attachment.processors.serve(())
     del vars(model)[_MARK]
     for parameter, was_trainable in attachment.was_trainable:
         parameter.requires_grad_(was_trainable)

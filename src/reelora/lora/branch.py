@@ -4,12 +4,13 @@ A stand-in is of the original's class and shares its very parameters, so the nam
 were, and it calls the original module object, so hooks and quantised kernels keep working. The original is no submodule.
 
 The branch computes in the dtype of the base's output, not in that of its factors: the input, which is large, is then never
-copied or kept a second time for the backward pass (PEFT casts it to float32 and back, 3.3 times its size in saved activations),
-while casting A and B costs ``r (in + out)`` numbers per forward, some thousandth of the layer's own work for a clip of 17,776
-tokens. No cached copy of them can go stale behind an optimizer, an EMA swap or a checkpoint load.
+copied or kept a second time for the backward pass (PEFT casts it to float32 and back, 3.3 times its size in saved activations).
+Whether the base and its branch are one node of the graph, or the branch comes after it, `TrainableLinear.why_apart` says at
+every call.
 """
 
 import math
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import torch
@@ -18,7 +19,9 @@ from torch import Tensor, nn
 
 from reelora.adapters import FactorA, FactorB, LoraSpec, Pair
 
-__all__ = ["StandIn", "TrainableLinear", "add_product", "draw_a"]
+from .projections import Frozen, Low, project
+
+__all__ = ["StandIn", "TrainableLinear", "add_product", "draw_a", "is_hooked"]
 
 Inputs = Float[Tensor, "*n i"]
 Outputs = Float[Tensor, "*n o"]
@@ -74,6 +77,11 @@ class TrainableLinear(StandIn, nn.Linear):
     Gradients reach A and B in float32, whatever the dtype of the base, with autocast or without.
     """
 
+    shadow: Low | None = None
+    """A and B as they are multiplied, while somebody vouches that they are those of the parameters (`Shadows`)."""
+    shared_shadow: Low | None = None
+    """On ``to_q`` the same of query, key and value, where these run together."""
+
     def __init__(self, base: nn.Linear, a: FactorA, *, scale: float, dropout: float = 0.0) -> None:
         super().__init__(base)
         self.lora_a = nn.Parameter(a.to(base.weight.device, torch.float32))
@@ -82,8 +90,41 @@ class TrainableLinear(StandIn, nn.Linear):
         self.dropout = dropout
 
     def forward(self, input: Inputs) -> Outputs:  # noqa: A002  (the name that nn.Linear gives it)
-        y = self.through_base(input)
-        x = nn.functional.dropout(input, self.dropout, self.training).to(y.dtype)
+        if self.why_apart or not self.suits(input):
+            return self._apart(input)
+        (y,) = project(input, [self.frozen], self.low(), [self.masters])
+        return y
+
+    @property
+    def why_apart(self) -> str:
+        """Why the base is called by itself and the branch comes after it; empty where both are one node of the graph."""
+        return next((why for why, is_so in _REASONS.items() if is_so(self)), "")
+
+    def suits(self, x: Tensor) -> bool:
+        """Whether ``x`` comes as the weights take it: in their dtype, and nobody casts on the way (autocast)."""
+        is_cast = not x.is_meta and torch.is_autocast_enabled(x.device.type)  # torch refuses to tell of the meta device
+        return x.dtype == self.weight.dtype and not is_cast
+
+    @property
+    def frozen(self) -> Frozen:
+        """The base's weights, and the scale of the branch."""
+        return Frozen(weight=self.weight, bias=self.bias, scale=self.scale)
+
+    @property
+    def masters(self) -> tuple[nn.Parameter, nn.Parameter]:
+        """What is trained: A and B."""
+        return self.lora_a, self.lora_b
+
+    def low(self) -> Low:
+        """A and B in the dtype of the base."""
+        if self.shadow is not None:
+            return self.shadow
+        dtype = self.weight.dtype
+        return Low(a=self.lora_a.detach().to(dtype), bs=[self.lora_b.detach().to(dtype)])
+
+    def _apart(self, x: Inputs) -> Outputs:
+        y = self.through_base(x)
+        x = nn.functional.dropout(x, self.dropout, self.training).to(y.dtype)
         hidden = nn.functional.linear(x, self.lora_a.to(y.dtype))
         return add_product(y, hidden, self.lora_b.to(y.dtype), scale=self.scale)
 
@@ -94,6 +135,29 @@ class TrainableLinear(StandIn, nn.Linear):
     def pair(self) -> Pair:
         """Copies of both factors, float32 on the CPU."""
         return Pair(_copy(self.lora_a), _copy(self.lora_b), self.scale)
+
+
+def _is_trained(branch: TrainableLinear) -> bool:
+    return branch.weight.requires_grad or (branch.bias is not None and branch.bias.requires_grad)
+
+
+_REASONS: Mapping[str, Callable[[TrainableLinear], bool]] = {
+    "its class computes in a way of its own": lambda branch: type(branch.base).forward is not nn.Linear.forward,
+    "a hook hangs on it": lambda branch: is_hooked(branch.base),
+    "its weights are packed": lambda branch: type(branch.weight.data) is not Tensor or not branch.weight.is_floating_point(),
+    "its weights are trained too": _is_trained,
+    "inputs of the branch are dropped": lambda branch: branch.dropout > 0 and branch.training,
+}
+"""Why a base has to be called as the module that it is, and what it is told by."""
+
+
+def is_hooked(module: nn.Module) -> bool:
+    """Whether anything acts before or after a module's own forward: a hook, or one that took its forward's place."""
+    held = vars(module)
+    return "forward" in held or any(held[name] for name in _HOOKS)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def draw_a(rank: int, in_features: int, spec: LoraSpec, generator: torch.Generator) -> FactorA:

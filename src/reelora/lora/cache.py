@@ -32,6 +32,11 @@ class StackCache:
         """Bytes of all stacks that are kept."""
         return sum(stack.size_bytes for stack in self._stacks.values())
 
+    def devices_of(self, adapter: str) -> list[str]:
+        """Where stacks with this adapter are kept."""
+        holding = [stack for key, stack in self._stacks.items() if any(held == adapter for held, _ in key)]
+        return sorted({str(device) for stack in holding for device in stack.devices})
+
     def find(self, key: Key) -> Stack | None:
         """The stack of these adapters, if it is kept."""
         return self._stacks.get(key)

@@ -32,8 +32,9 @@ _BLOCK = 1 << 18
 """Elements of a block of rows: a megabyte in float32."""
 _TERMS = 64
 """Of a long sum that are added in one go: sums of sums lose half of what one running sum does."""
-_LONGEST_SUM = 256
-"""Terms that a product of bfloat16 may sum: the units add them one after the other, and the error grows with their number."""
+_LONGEST_SUM = 512
+"""Terms that a product of bfloat16 may sum: the units add them one after the other, and the error grows with their number. Of
+four adapters of rank 128 it misrounds 15 weights of a million, sums of sums in float32 13; of eight, 27 and 21."""
 _SAMPLED_ROWS = 64
 _GRIDS: Mapping[torch.dtype, tuple[int, int]] = {torch.bfloat16: (8, -100), torch.float16: (11, -24)}
 """Bits of the significand, and the exponent of the finest step: the smallest float16, and below any weight for bfloat16."""
@@ -194,14 +195,18 @@ AddUpdate = Callable[[Matrix, Rows], object]
 
 def _update_of(matrix: Matrix, use: _Use, dtype: torch.dtype) -> AddUpdate:
     """How one pair acts on a sum of changes in ``dtype``."""
-    a, b = (factor.to(matrix.device, dtype) for factor in (use.a, use.b))
+    a, b = use.a.to(matrix.device, dtype), use.b.to(matrix.device)
+
+    def product(rows: Rows) -> Matrix:
+        return _product(b[rows].to(dtype), a)
+
     if use.magnitude is None:
         # The gain comes last: folded into a factor it would round every product.
-        return lambda change, rows: change.add_(_product(b[rows], a), alpha=use.gain)
+        return lambda change, rows: change.add_(product(rows), alpha=use.gain)
     inner, outer = _KNOBS[use.magnitude.made_by](use.strength)
 
     def adapted(rows: Rows) -> Matrix:
-        return matrix[rows].to(dtype, copy=True).add_(_product(b[rows], a), alpha=use.scale * inner)
+        return matrix[rows].to(dtype, copy=True).add_(product(rows), alpha=use.scale * inner)
 
     factor = _dora_factor(matrix, use.magnitude, adapted, dtype)
 

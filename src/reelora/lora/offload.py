@@ -53,9 +53,9 @@ def is_readable(chain: Chain) -> bool:
     return not _weight(chain[0]).is_meta and getattr(_group(chain), "offload_to_disk_path", None) is None
 
 
-def any_hooked(chains: Iterable[Chain]) -> bool:
-    """Whether a hook hangs anywhere on these; every module is looked at once, however many lie in it."""
-    return any(map(offload_hooks, set().union(*chains)))
+def any_hooked(modules: Iterable[nn.Module]) -> bool:
+    """Whether a hook hangs on any of these."""
+    return any(offload_hooks(module) for module in modules if "_hf_hook" in vars(module) or "_diffusers_hook" in vars(module))
 
 
 def offload_hooks(module: nn.Module) -> list[Any]:

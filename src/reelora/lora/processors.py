@@ -10,7 +10,7 @@ from reelora.errors import MismatchError, first_few
 
 from .sites import SHARED_INPUT, Site
 
-__all__ = ["Processors", "attentions_of", "bypasses", "check_projections"]
+__all__ = ["Processors", "attentions_of", "bypasses", "check_projections", "is_stock_cogvideox"]
 
 
 class Processors:
@@ -24,6 +24,8 @@ class Processors:
         self._models = models
         self._served: dict[Any, object] = {}
         """The processors that attentions had before, by attention."""
+        self._ours: dict[Any, object] = {}
+        """Ours, each of which keeps the attention backend that was set on it while it served."""
         self._watched: tuple[Site, ...] = ()
         self._guards: list[RemovableHandle] = []
 
@@ -34,7 +36,7 @@ class Processors:
         for attention in [held for held in self._served if held not in attentions]:
             self._dismiss(attention)
         for attention in attentions:
-            if attention not in self._served and _is_cogvideox(attention):
+            if attention not in self._served and is_stock_cogvideox(attention):
                 self._give(attention)
         self._stand_guard()
 
@@ -42,7 +44,7 @@ class Processors:
         from .attention import StackedAttention  # diffusers is there, or the model would not be
 
         self._served[attention] = attention.processor
-        attention.processor = StackedAttention()
+        attention.processor = self._ours.setdefault(attention, StackedAttention())
 
     def _dismiss(self, attention: Any) -> None:
         before = self._served.pop(attention)
@@ -81,5 +83,6 @@ def bypasses(attention: nn.Module) -> bool:
     return type(getattr(attention, "processor", None)).__name__.startswith("Fused")
 
 
-def _is_cogvideox(attention: nn.Module) -> bool:
+def is_stock_cogvideox(attention: nn.Module) -> bool:
+    """Whether it runs on diffusers' own processor of CogVideoX."""
     return type(getattr(attention, "processor", None)).__name__ == "CogVideoXAttnProcessor2_0"

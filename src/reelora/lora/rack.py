@@ -21,6 +21,7 @@ from .fused import FusedWeights, rounding_loss
 from .home import Home, reader_of
 from .model import models_of
 from .processors import attentions_of, bypasses, check_projections
+from .rounding import check_rounding, noise_of
 from .sites import sites_of
 from .state import AdapterState, RackState
 from .strengths import Strength, by_module
@@ -70,7 +71,8 @@ class Rack:
     (one) model. By itself (``auto``) the first of these that has room is chosen at the first fuse, and kept to.
 
     bfloat16 may round most of a small update away: modules that would lose more than the share ``keep_branches_over`` of it
-    keep branches when the rest is fused; fusing warns where more than half is lost.
+    keep branches when the rest is fused; fusing warns where more than half is lost. With ``rounding="stochastic"`` fused
+    weights are rounded up or down by chance, so that small updates stay on average; the chance is a function of ``seed``.
 
     ``rank_bucket`` fills stacked ranks up to a multiple of itself, so that compiled code sees one shape for adapters of
     different ranks. Stacks that were active lately are kept, up to ``cache_bytes``: the one that was used longest ago goes
@@ -84,6 +86,8 @@ class Rack:
         home: Home = "auto",
         base: str | Path | None = None,
         keep_branches_over: float = math.inf,
+        rounding: str = "nearest",
+        seed: int = 0,
         rank_bucket: int = 1,
         cache_bytes: int = 2 * 1024**3,
     ) -> None:
@@ -91,7 +95,9 @@ class Rack:
         self._sites = sites_of(self._models)
         self._attentions = attentions_of(self._sites.values())
         self._branches = Branches(self._models, self._sites, rank_bucket=rank_bucket, cache_bytes=cache_bytes)
-        self._weights = FusedWeights(self._sites, home=home, read=reader_of(home, base))
+        check_rounding(rounding)
+        self._weights = FusedWeights(self._sites, home=home, read=reader_of(home, base), noise=noise_of(rounding, seed))
+        self._keeps_mean = rounding == "stochastic"
         self._keep_branches_over = keep_branches_over
         self._stuck: Mapping[str, str] = {}
         """The modules that keep a branch although the rest is fused, and why."""
@@ -296,6 +302,8 @@ class Rack:
 
     def _warn_of_rounding(self) -> None:
         """Look at a few modules only: this is to notice an adapter that mostly vanishes, `state` has all figures."""
+        if self._keeps_mean:
+            return
         names = sorted(self._weights.sites)
         lost = self._weights.lost(names[:: max(1, len(names) // _LOOKED_AT)])
         worst = max(lost, key=lambda name: lost[name], default="")
@@ -314,7 +322,13 @@ class Rack:
     def _adapter_state(self, name: str) -> AdapterState:
         entry = self._entries[name]
         strengths = tuple(sample.get(name, 0.0) for sample in self._wish.strengths)
-        told = {"source": entry.source, "notes": entry.notes, "is_pinned": name in self._branches.cache.pinned}
+        read_from = "memory" if entry.source == "memory" else "file"
+        told = {
+            "source": entry.source,
+            "notes": entry.notes,
+            "is_pinned": name in self._branches.cache.pinned,
+            "resident": (read_from, *self._branches.cache.devices_of(name)),
+        }
         return AdapterState.of(name, entry.adapter, strengths=strengths, **told)
 
     def _fingerprints(self, role: str) -> Mapping[str, str]:

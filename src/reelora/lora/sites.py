@@ -15,6 +15,8 @@ __all__ = ["SHARED_INPUT", "Site", "sites_of"]
 
 SHARED_INPUT = ("to_q", "to_k", "to_v")
 """Modules of one self-attention that are given the same input."""
+_PLAIN = (nn.Parameter, Tensor)
+"""What quantisers make instead are classes of their own, also where a Parameter was made of one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,7 +91,8 @@ class Site:
     @property
     def is_plain(self) -> bool:
         """Whether its weight is the numbers themselves, as no quantiser has packed them."""
-        return type(self.weight.data) is Tensor and self.weight.dtype in FUSABLE
+        weight = self.weight
+        return type(weight) in _PLAIN and weight.dtype in FUSABLE
 
     @property
     def chain(self) -> tuple[nn.Module, ...]:

@@ -57,6 +57,10 @@ class Stack:
         self._scales, self._owners, self._devices = scales, owners, devices
         self._one_of_role = {split_role(name)[0]: name for name in parts}
         self._flat = {device: torch.zeros(len(scales), device=device) for device in set(devices.values())}
+        self.devices = frozenset(self._flat)
+        """Where A and B of its sites are."""
+        self._strengths: tuple[float, ...] = ()
+        """Those that the gains were set to last."""
         self.held: Mapping[str, Held] = {name: self._held(name) for name in parts}
         """What stands in for each site, at the gains that `set_gains` gave last."""
         self.size_bytes = sum(part.a.nbytes + part.b.nbytes for part in parts.values())
@@ -64,9 +68,13 @@ class Stack:
 
     def set_gains(self, strengths: Sequence[float]) -> None:
         """Give every row of every A its gain, from the strengths of all members at all their sites, in their order."""
+        if self._strengths == tuple(strengths):
+            return
+        self._strengths = ()  # until all devices have them
         gains = self._gains(strengths)
         for flat in self._flat.values():
             flat.copy_(gains)
+        self._strengths = tuple(strengths)
 
     def gains_of_samples(self, samples: Sequence[Sequence[float]]) -> dict[str, Tensor]:
         """The gains ``(n, r)`` of each site for n samples, each with its strengths as `set_gains` takes them."""
@@ -91,6 +99,7 @@ class Stack:
         return {**NOTHING, "lora_a": part.a, "lora_b": part.b, "gains": gains, "shared_a": part.shared_a}
 
 
+@torch.inference_mode(mode=False)  # what is made in it could not be written again outside of it
 def build_stack(members: Members, sites: Mapping[str, Site], *, rank_bucket: int) -> Stack:
     """Stack the pairs of the members at each site; ranks are filled up with zeros to a multiple of ``rank_bucket``.
 

@@ -25,6 +25,8 @@ class AdapterState:
     size_bytes: int
     strengths: tuple[Strength, ...]
     """Now, one for the whole batch or one for each sample; 0 is off."""
+    resident: tuple[str, ...]
+    """Where its values are: in a ``file`` (read when they are used) or ``memory``, and the devices where stacks hold them."""
     is_pinned: bool
     """Whether its stacks stay whatever the budget."""
     notes: tuple[str, ...]
@@ -50,7 +52,8 @@ class AdapterState:
         numbers = [", ".join(f"{number:g}" for number in column) for column in (self.ranks, self.scales)]
         size = f"{self.size_bytes / 2**20:,.0f} MiB"
         name = f"{self.name} (pinned)" if self.is_pinned else self.name
-        return name, _spoken(self.strengths), str(self.num_modules), *numbers, size, ", ".join(self.roles), self.source
+        places = [", ".join(column) for column in (self.resident, self.roles)]
+        return name, _spoken(self.strengths), str(self.num_modules), *numbers, size, *places, self.source
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +69,7 @@ class RackState:
     branches: Mapping[str, str]
     """Modules with a branch, and why each is not fused although the rack is; empty text where it need not be."""
     lost: Mapping[str, float]
-    """Of every fused module, the estimated share of the update that rounding to the weight's dtype has lost."""
+    """Of every fused module, the estimated share of the update that rounding it to the nearest of the weight's dtype loses."""
     home: str
     """Where pristine weights wait."""
     buffer_bytes: int
@@ -85,7 +88,7 @@ class RackState:
             worst = max(self.lost, key=lambda name: self.lost[name])
             lines.append(f"rounding loses up to {self.lost[worst]:.1%} of an update ({worst})")
         lines += [f"{name} is a branch: {why}" for name, why in self.branches.items() if why][:3]
-        heads = ("name", "strength", "modules", "rank", "scale", "size", "roles", "source")
+        heads = ("name", "strength", "modules", "rank", "scale", "size", "resident", "roles", "source")
         lines += _table([heads, *(adapter.row for adapter in self.adapters)]) if self.adapters else []
         return "\n".join([*lines, *(f"{adapter.name}: {note}" for adapter in self.adapters for note in adapter.notes)])
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from reelora.adapters import Advice, LoraSpec, share_of_layer
 
@@ -22,6 +22,8 @@ class AttachSummary:
     total_parameters: int
     """The base's and the branches'."""
     advice: tuple[Advice, ...]
+    roads: Mapping[str, str] = field(default_factory=dict)
+    """How each branch runs beside its base, by path."""
 
     @property
     def num_modules(self) -> int:
@@ -40,6 +42,7 @@ class AttachSummary:
             ("trainable", f"{self.trainable_parameters:,} of {self.total_parameters:,} parameters ({share:.2%})"),
             ("scale", self._scale_text()),
             *(("layers", text) for text in self._layer_texts()),
+            *(("branches", f"{count} {road}") for road, count in Counter(self.roads.values()).items()),
             *(("advice", str(advice)) for advice in self.advice),
         ]
 

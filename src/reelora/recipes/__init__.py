@@ -5,18 +5,21 @@ from .adapters import Target, convert, diff, extract, merge, parse_size, read_on
 from .cache import list_cache, list_lines, prune_cache, pruning_lines, verify_files
 from .checkpoint import CheckpointOutcome, convert_checkpoint
 from .compare import diff_lines, diff_rows
+from .conditions import precompute_kind
 from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
 from .data_sheet import write_sheet
 from .demo import DemoOutcome, DemoPlan, demo
 from .doctor import Diagnosis, examine, examine_machine
 from .files import write_new_text
 from .fuse import FuseOutcome, fuse
-from .generate import generate
-from .inspect import Inspection, inspect, inspect_video, is_video
+from .generate import GenerateOutcome, Place, Saving, Wishes, check_codec, generate
+from .inspect import Inspection, inspect
 from .inspect_texts import fact_rows, inspection_page, strength_title, strengths, value_lines
+from .inspect_video import VideoInspection, inspect_video, is_video
 from .listener import Listener, Silent
 from .machine import Precision, check_precision, find_device
 from .model import POCKET, find_model
+from .plan import plan_job, plan_run
 from .precompute import DataPlan, plan_data, precompute, precompute_plan
 from .texts import plain
 from .timesteps import write_timesteps_page
@@ -32,14 +35,20 @@ __all__ = [
     "DemoPlan",
     "Diagnosis",
     "FuseOutcome",
+    "GenerateOutcome",
     "Inspection",
     "Listener",
+    "Place",
     "Precision",
     "PreviewConfig",
+    "Saving",
     "Silent",
     "Target",
     "TrainConfig",
     "TrainOutcome",
+    "VideoInspection",
+    "Wishes",
+    "check_codec",
     "check_precision",
     "convert",
     "convert_checkpoint",
@@ -65,7 +74,10 @@ __all__ = [
     "parse_size",
     "plain",
     "plan_data",
+    "plan_job",
+    "plan_run",
     "precompute",
+    "precompute_kind",
     "precompute_plan",
     "prune_cache",
     "pruning_lines",

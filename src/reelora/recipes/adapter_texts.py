@@ -8,7 +8,7 @@ from typing import Any
 from reelora.adapters import PRODUCERS, Adapter, read_adapter
 from reelora.errors import ConfigError, UnknownScaleError
 
-__all__ = ["read_adapters"]
+__all__ = ["read_adapters", "split_adapter"]
 
 
 def read_adapters(texts: Sequence[str]) -> dict[str, tuple[Adapter, float]]:
@@ -29,6 +29,11 @@ def read_adapters(texts: Sequence[str]) -> dict[str, tuple[Adapter, float]]:
             )
         found[path] = adapter, strength
     return found
+
+
+def split_adapter(text: str) -> str:
+    """The file of ``FILE[=STRENGTH][,alpha=64|,from=PRODUCER]``. Raises ConfigError for options that cannot be read."""
+    return _parsed(text)[0]
 
 
 def _parsed(text: str) -> tuple[str, float, dict[str, Any]]:

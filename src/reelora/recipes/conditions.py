@@ -1,20 +1,41 @@
 """What a model is told of a clip besides its caption, made for a run: one row per kind."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from reelora.components import encode_image, load_components, to_video
-from reelora.data import PlannedClip, read_first_frame
+from reelora.components import encode_image, load_components, to_video, tokenize
+from reelora.data import CachedClips, CacheSummary, DrawEncoder, PlannedClip, StoredImages, read_first_frame
 from reelora.errors import ConfigError
-from reelora.train import Condition, ImageCondition, StoredImageCondition, needed_extras, stored_images
+from reelora.train import (
+    Condition,
+    EncodeImage,
+    ImageCondition,
+    PooledCondition,
+    SizeCondition,
+    StoredImageCondition,
+    TokenCondition,
+    needed_extras,
+    noisy_draws,
+)
 
 from .config import TrainConfig
 from .listener import Listener
-from .model import find_model
+from .model import facts_of, find_model, text_roles_of
+from .precompute import DataPlan, precompute_plan
 
-__all__ = ["check_conditions", "conditions_for"]
+__all__ = ["Kind", "check_conditions", "conditions_for", "precompute_kind"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """The clips of one folder: what became of every one, and what the cache has of them."""
+
+    planned: Sequence[PlannedClip]
+    clips: CachedClips
 
 
 def check_conditions(denoiser: nn.Module, config: TrainConfig) -> None:
@@ -27,36 +48,96 @@ def check_conditions(denoiser: nn.Module, config: TrainConfig) -> None:
 
 
 def conditions_for(
-    denoiser: nn.Module, clips: Sequence[PlannedClip], config: TrainConfig, *, device: torch.device, listener: Listener
+    model: nn.Module, kind: Kind, config: TrainConfig, *, device: torch.device, listener: Listener
 ) -> list[Condition]:
-    """The conditions that ``denoiser`` needs for these clips.
+    """The conditions that ``model`` needs for these clips.
 
-    A VAE is loaded where pictures have to be encoded, and stays in memory only if they are encoded anew at every look.
+    A VAE is loaded only where pictures are to be encoded anew at every look, and then stays in memory.
     """
-    return [_MAKERS[name](clips, config, device, listener) for name in sorted(needed_extras(denoiser))]
+    return [_MAKERS[name](kind, config, device, listener) for name in sorted(needed_extras(model))]
+
+
+def precompute_kind(
+    plan: DataPlan, config: TrainConfig, *, device: torch.device, listener: Listener, is_read_whole: bool = False
+) -> tuple[CacheSummary, Kind]:
+    """Carry out a plan, and put into the cache what else the model is told of its clips.
+
+    What is there already is compared with its hash now if it ``is_read_whole``, otherwise when it is first read.
+    """
+    summary = precompute_plan(plan, config.model, device=str(device), listener=listener)
+    kind = Kind(planned=plan.plan.clips, clips=CachedClips(summary.manifest))
+    if facts_of(config.model).needs_image and config.image.draws:
+        _store_images(kind, config, device, listener, is_read_whole)
+    return summary, kind
+
+
+def _store_images(kind: Kind, config: TrainConfig, device: torch.device, listener: Listener, is_read_whole: bool) -> None:
+    """Noisy latents of the first picture of every clip; a VAE is loaded only if some are missing."""
+    images = _stored_images(kind, config)
+    with ExitStack() as loaded:
+
+        def make_encoder() -> DrawEncoder:
+            encode = _image_encoder(config, device, loaded)
+            return lambda frames, clip: noisy_draws(
+                to_video([frames]).to(device), encode, count=config.image.draws, place=(config.loop.seed, clip)
+            )
+
+        made = images.complete(
+            kind.planned,
+            make_encoder,
+            on_progress=lambda done, total, name: listener.progress("images", done, total, name),
+            is_read_whole=is_read_whole,
+        )
+    found = f"{made} made now, {len(kind.clips) - made} found in {kind.clips.folder}"
+    listener.say(f"{'images':<10} {config.image.draws} noisy latents of each of {len(kind.clips)} pictures: {found}")
+
+
+def _stored_images(kind: Kind, config: TrainConfig) -> StoredImages:
+    return StoredImages(kind.clips, count=config.image.draws, seed=config.loop.seed)
+
+
+def _image_encoder(config: TrainConfig, device: torch.device, loaded: ExitStack) -> EncodeImage:
+    """Latents of pictures, by a VAE that is let go of at the end of ``loaded``."""
+    parts = load_components(find_model(config.model), roles=["vae"], device=device)
+    loaded.callback(parts.release, "vae")
+    return lambda image, generator: encode_image(parts, image).sample(generator)
 
 
 def _image_condition(
-    clips: Sequence[PlannedClip], config: TrainConfig, device: torch.device, listener: Listener
+    kind: Kind, config: TrainConfig, device: torch.device, listener: Listener
 ) -> ImageCondition | StoredImageCondition:
-    vae = load_components(find_model(config.model), roles=["vae"], device=device)
-    planned = {clip.name: clip for clip in clips}
+    if config.image.draws:
+        return StoredImageCondition(draws=_stored_images(kind, config), dropout=config.image.dropout)
+    listener.say(f"{'images':<10} encoded at every look; the VAE stays in memory")
+    planned = {clip.name: clip for clip in kind.planned}
 
     def first_frame(name: str) -> Tensor:
         return to_video([read_first_frame(planned[name])]).to(device)
 
-    def encode(image: Tensor, generator: torch.Generator) -> Tensor:
-        return encode_image(vae, image).sample(generator)
-
-    if not config.image.draws:
-        listener.say(f"{'images':<10} encoded at every look; the VAE stays in memory")
-        return ImageCondition(first_frame=first_frame, encode=encode, dropout=config.image.dropout)
-    draws = stored_images(list(planned), first_frame, encode, count=config.image.draws, seed=config.loop.seed)
-    vae.release("vae")
-    size = sum(tensor.nbytes for tensor in draws.values()) / 1e6
-    listener.say(f"{'images':<10} {config.image.draws} noisy latents of each of {len(draws)} pictures, {size:.0f} MB in memory")
-    return StoredImageCondition(draws=draws.__getitem__, dropout=config.image.dropout)
+    encode = _image_encoder(config, device, ExitStack())
+    return ImageCondition(first_frame=first_frame, encode=encode, dropout=config.image.dropout)
 
 
-_MAKERS: Mapping[str, Callable[..., Condition]] = {"image": _image_condition}
+def _pooled_condition(kind: Kind, config: TrainConfig, device: torch.device, listener: Listener) -> PooledCondition:
+    return PooledCondition(states=kind.clips.pooled_states())
+
+
+def _size_condition(kind: Kind, config: TrainConfig, device: torch.device, listener: Listener) -> SizeCondition:
+    return SizeCondition(sizes=kind.clips.micro_conditions().__getitem__)
+
+
+def _token_condition(kind: Kind, config: TrainConfig, device: torch.device, listener: Listener) -> TokenCondition:
+    parts = load_components(find_model(config.model), roles=text_roles_of(config.model)[::2])
+    captions = ["", *kind.clips.all_captions]
+    tokens = dict(zip(captions, tokenize(parts, captions), strict=True))
+    silence = {"": torch.full_like(tokens[""], -1)} if parts.has_zero_unconditional else {}
+    return TokenCondition(tokens=tokens | silence)
+
+
+_MAKERS: Mapping[str, Callable[[Kind, TrainConfig, torch.device, Listener], Condition]] = {
+    "image": _image_condition,
+    "pooled": _pooled_condition,
+    "time_ids": _size_condition,
+    "tokens": _token_condition,
+}
 """By the name of the extra."""

@@ -1,9 +1,9 @@
 """What a training run is told, in one file."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from reelora.adapters import ATTENTION_TARGETS, LoraSpec
 from reelora.catalog import ModelFacts
@@ -26,7 +26,7 @@ from reelora.train import LoopConfig
 from .buckets import BucketText, Size, automatic_sizes, checked_sizes
 from .machine import Precision
 
-__all__ = ["AdapterConfig", "DataConfig", "ImageConfig", "PreviewConfig", "PriorConfig", "TrainConfig"]
+__all__ = ["AdapterConfig", "DataConfig", "ImageConfig", "PreviewConfig", "PriorConfig", "TextEncoderConfig", "TrainConfig"]
 
 AsModel = Literal["model"]
 Auto = Literal["auto"]
@@ -161,14 +161,27 @@ class AdapterConfig(Settings):
         return LoraSpec(**self.model_dump())
 
 
+class TextEncoderConfig(Settings):
+    """Branches on the text encoders of Stable Diffusion too, which are then in memory while training; one file holds all."""
+
+    rank: Annotated[int, Field(ge=0)] = 0
+    """0: the text encoders are not trained."""
+    alpha: Annotated[float, Field(gt=0)] = 8
+    """The update is scaled by alpha / rank."""
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+
+    def spec(self) -> LoraSpec:
+        return LoraSpec(**self.model_dump())
+
+
 class ImageConfig(Settings):
     """How an image-to-video model is shown the first picture of a clip; it is made noisy, so that motion is learned."""
 
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
     """Share of clips that are seen without their picture."""
     draws: Annotated[int, Field(ge=0)] = 8
-    """Noisy latents of every picture, made before the training and kept in memory, of which each look takes one. 0: new ones at
-    every look, with the VAE in memory."""
+    """Noisy latents of every picture, made before the training and kept in the cache, of which each look takes one. 0: new ones
+    at every look, with the VAE in memory."""
 
 
 class PriorConfig(Settings):
@@ -178,17 +191,36 @@ class PriorConfig(Settings):
     """
 
     folder: Path | Literal[""] = ""
-    """Videos with captions, as in data.folder; empty: none."""
+    """Videos with captions, as in data.folder; empty: none, or those that the base makes."""
     caption: str = ""
-    """The caption of those that have none, such as a video of a dog."""
+    """The caption of those that have none, such as a video of a dog; what the base makes clips of."""
+    count: Annotated[int, Field(ge=0)] = 0
+    """Clips that the base itself makes of the caption before the training, where there is no folder; 0: none. They are kept in
+    the cache: the same ones are not made again, and a larger number makes only those that are new."""
+    steps: Count | AsModel = "model"
+    """Steps of the sampler for each of them."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Of the first of them; each has the next one."""
     weight: Annotated[float, Field(gt=0)] = 1.0
     """How much their loss counts beside that of yours."""
 
+    @model_validator(mode="after")
+    def _has_one_source(self) -> Self:
+        if self.count and self.folder:
+            raise ValueError("has a folder of clips and a count of clips to make: set one of them")
+        if self.count and not self.caption.strip():
+            raise ValueError("has a count of clips to make, but no caption to make them of")
+        return self
+
 
 class PreviewConfig(Settings):
-    """Videos made while training, base beside adapter: those of step 0 are the base's."""
+    """Videos or pictures made while training, base beside adapter: those of step 0 are the base's."""
 
     prompts: tuple[str, ...] = ()
+    images: tuple[Path, ...] = ()
+    """Of an image-to-video model: the picture that each prompt begins with."""
+    steps: Count | AsModel = "model"
+    """Steps of the sampler for each of them."""
     every: Annotated[int, Field(ge=0)] = 0
     """Steps between previews; 0: none."""
     seed: int = 0
@@ -219,13 +251,11 @@ class TrainConfig(Settings):
     prior: PriorConfig = PriorConfig()
     image: ImageConfig = ImageConfig()
     lora: AdapterConfig = AdapterConfig()
+    text_encoder: TextEncoderConfig = TextEncoderConfig()
     loop: LoopConfig = LoopConfig()
     preview: PreviewConfig = PreviewConfig()
 
-    @property
-    def all_data(self) -> tuple[DataConfig, ...]:
-        """The clips, and those of the class if there are any: of the same size, without trigger word, and none held out."""
-        if not self.prior.folder:
-            return (self.data,)
-        own = {"folder": Path(self.prior.folder), "default_caption": self.prior.caption}
-        return self.data, self.data.model_copy(update=own | {"trigger": "", "repeats": {}, "held_out": 0})
+    def class_data(self, folder: Path, media: Media) -> DataConfig:
+        """Clips of the class in a folder: of the same size as the others, without trigger word, and none held out."""
+        own = {"folder": folder, "media": media, "default_caption": self.prior.caption}
+        return self.data.model_copy(update=own | {"trigger": "", "repeats": {}, "held_out": 0})

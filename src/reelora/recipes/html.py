@@ -60,13 +60,30 @@ def figure(content: bytes, *, kind: str, caption: str) -> str:
     return f"<figure>{shown}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def line_plot(series: Mapping[str, Sequence[tuple[float, float]]], *, x: str, y: str) -> str:
-    """Points ``(x, y)`` by the name of their line, as SVG; a long noisy line is drawn faint under its running mean."""
+def line_plot(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    *,
+    x: str,
+    y: str,
+    band: Sequence[tuple[float, float, float]] = (),
+    percent: bool = False,
+) -> str:
+    """Points ``(x, y)`` by the name of their line, as SVG; a long noisy line is drawn faint under its running mean.
+
+    ``band`` is an area around the first line, as ``(x, low, high)``; with ``percent`` the axis of shares is marked in percent.
+    """
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.ticker import PercentFormatter
 
     drawing = Figure(figsize=(8, 3.2), layout="constrained")
     axes = drawing.add_subplot(xlabel=x, ylabel=y)
+    if band:
+        places, low, high = zip(*band, strict=True)
+        axes.fill_between(places, low, high, color="C0", alpha=0.15, linewidth=0)
+    if percent:
+        axes.yaxis.set_major_formatter(PercentFormatter(xmax=1))
+        axes.axhline(0, color="black", linewidth=0.8)
     for index, (name, points) in enumerate(series.items()):
         places, values = zip(*points, strict=True)
         is_long = len(values) > 60

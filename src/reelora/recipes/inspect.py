@@ -21,9 +21,8 @@ from reelora.tensorio import webui_hashes
 from .listener import Listener
 from .model import find_model
 
-__all__ = ["Inspection", "inspect", "inspect_video", "is_video"]
+__all__ = ["Inspection", "inspect"]
 
-VIDEO_SUFFIXES = {".mp4", ".gif", ".png"}
 CHECKED = {
     "sshs_model_hash": "it was changed after it was written",
     "modelspec.hash_sha256": "it was changed after it was written, or they were hashed in another order than they lie in",
@@ -49,17 +48,6 @@ class Inspection:
         """Plain values; ``modules`` is left out where nothing was read."""
         deep = {"values": [asdict(module) for module in self.modules]} if self.modules else {}
         return {**self.facts, "advice": list(self.advice), **deep}
-
-
-def is_video(path: Path) -> bool:
-    return path.suffix.lower() in VIDEO_SUFFIXES
-
-
-def inspect_video(path: Path) -> dict[str, object]:
-    """How a video that Reelora wrote was made."""
-    from reelora.generate import read_video_metadata
-
-    return read_video_metadata(path)
 
 
 def inspect(

@@ -38,12 +38,16 @@ def find_device(name: str) -> torch.device:
 def find_dtype(precision: Precision, device: torch.device, *, is_trained: bool = False) -> torch.dtype:
     """The dtype of the base. ``auto`` is bfloat16 where the device computes in it at speed, else float32.
 
-    Raises ConfigError for float16 in training: gradients through a float16 base underflow without loss scaling.
+    Raises ConfigError for float16 in training: gradients through a float16 base underflow without loss scaling, and what lies
+    between the blocks of a model that was released in bfloat16 overflows.
     """
     if precision == "auto":
         precision = "bf16" if _is_fast_in_bf16(device) else "fp32"
     if precision == "fp16" and is_trained:
-        raise ConfigError("precision fp16 cannot be trained in, its gradients underflow: use bf16 or fp32.")
+        raise ConfigError(
+            "precision fp16 cannot be trained in: its range is too small for gradients, which become 0, and for models that "
+            "were released in bfloat16, such as CogVideoX-5B, whose values become infinite. Use bf16 or fp32."
+        )
     return DTYPES[precision]
 
 

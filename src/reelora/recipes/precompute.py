@@ -11,7 +11,7 @@ import torch
 from reelora.components import (
     Bundle,
     LongPrompt,
-    encode_prompts,
+    encode_captions,
     encode_video,
     fingerprint_of,
     load_components,
@@ -37,7 +37,7 @@ from reelora.data import (
 from .config import DataConfig
 from .listener import Listener
 from .machine import find_device
-from .model import facts_of, find_model
+from .model import facts_of, find_model, text_fingerprint_of, text_roles_of
 
 __all__ = ["DataPlan", "plan_data", "precompute", "precompute_plan"]
 
@@ -126,7 +126,7 @@ def plan_data(model: str, data: DataConfig, *, listener: Listener, is_read_whole
         sizes=data.sizes(facts),
         choice=data.clip_choice(),
         vae_fingerprint=fingerprint_of(find_model(model), "vae"),
-        text_fingerprint=fingerprint_of(find_model(model), "tokenizer", "text_encoder"),
+        text_fingerprint=text_fingerprint_of(model),
         num_text_tokens=facts.num_text_tokens,
     )
     clips = data.read_list()
@@ -143,7 +143,7 @@ def plan_data(model: str, data: DataConfig, *, listener: Listener, is_read_whole
         clips=clips,
         plan=plan,
         todo=missing_entries(plan, data.cache_folder, settings, is_read_whole=is_read_whole),
-        long_captions=long_prompts(load_components(find_model(model), roles=["tokenizer"]), captions),
+        long_captions=long_prompts(load_components(find_model(model), roles=text_roles_of(model)[:1]), captions),
     )
 
 
@@ -171,7 +171,7 @@ def precompute_plan(plan: DataPlan, model: str, *, device: str, listener: Listen
             plan.data.cache_folder,
             plan.settings,
             make_video_encoder=lambda: _video_encoder(_loaded(loaded, model, ["vae"], place), place),
-            make_prompt_encoder=lambda: _prompt_encoder(_loaded(loaded, model, ["tokenizer", "text_encoder"], place)),
+            make_prompt_encoder=lambda: _prompt_encoder(_loaded(loaded, model, text_roles_of(model), place)),
             on_progress=lambda done, total, name: listener.progress("precompute", done, total, name),
             skip_refused=plan.data.skip_refused,
             video_batch_size=_batch_size(plan.data, plan.settings.clip, place),
@@ -194,6 +194,9 @@ def _loaded(stack: ExitStack, model: str, roles: Sequence[str], device: torch.de
 
 
 def _video_encoder(parts: Bundle, device: torch.device) -> VideoEncoder:
+    if parts.vae.dtype == torch.float16 and getattr(parts.vae.config, "force_upcast", False):
+        parts.vae.float()  # it overflows in float16, as its config says: SDXL's does
+
     def encode(frames: torch.Tensor) -> dict[str, torch.Tensor]:
         posterior = encode_video(parts, to_video(frames.to(device)))  # as bytes: a quarter of what floats take to move
         return {"latent_mean": posterior.mean.cpu(), "latent_std": posterior.std.cpu()}
@@ -202,7 +205,12 @@ def _video_encoder(parts: Bundle, device: torch.device) -> VideoEncoder:
 
 
 def _prompt_encoder(parts: Bundle) -> PromptEncoder:
-    return lambda captions: encode_prompts(parts, captions).states.cpu()
+    def encode(captions: list[str]) -> dict[str, torch.Tensor]:
+        encoded = encode_captions(parts, captions)
+        pooled = {} if encoded.pooled is None else {"pooled": encoded.pooled.cpu()}
+        return {"prompt_states": encoded.states.cpu()} | pooled
+
+    return encode
 
 
 def _batch_size(data: DataConfig, clip: ClipSettings, device: torch.device) -> int:

@@ -1,13 +1,13 @@
 """``report.html`` of a training run."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 from reelora import __version__
 from reelora.data import CachedClips
-from reelora.lora import AttachSummary
 from reelora.train import Gain, Verdict, read_metrics, read_verdicts
 
 from . import html
@@ -15,23 +15,26 @@ from .config import TrainConfig
 from .files import write_text
 from .timesteps import timesteps_section
 
-__all__ = ["loss_section", "write_run_report"]
+__all__ = ["held_out_sections", "loss_section", "write_run_report"]
 
 Rows = Sequence[Mapping[str, Any]]
 
 
 def write_run_report(
     config: TrainConfig,
-    summary: AttachSummary,
+    branches: Sequence[tuple[str, str]],
     seen: CachedClips,
     held_out: CachedClips,
     previews: list[str],
     *,
     name: str,
 ) -> Path:
-    """Write the page ``name`` of the run in ``config.output``: verdict, losses, previews, figures, clips, settings."""
+    """Write the page ``name`` of the run in ``config.output``: verdict, losses, previews, figures, clips, settings.
+
+    ``branches`` are label and text of what is said of those that were trained.
+    """
     rows = read_metrics(config.output / "metrics.jsonl")
-    trained = [{"": label, "value": text} for label, text in summary.rows()]
+    trained = [{"": label, "value": text} for label, text in branches]
     sections = [
         *held_out_sections(config.output),
         loss_section(config.output),
@@ -62,9 +65,9 @@ def held_out_sections(folder: Path) -> list[str]:
             html.paragraph(f"After step {last.step}: {last}."),
             _gain_plot(verdicts),
             html.paragraph(
-                f"By how much the error on {last.num_clips} held-out clips is lower with the adapter than without it, on the "
-                "same noise and timesteps, with 95 % intervals over the clips. "
-                f"The weights of step {last.best_step} did best."
+                f"By which share of it the error on {last.num_clips} held-out clips is lower with the adapter than without it, "
+                "on the same noise and timesteps, with 95 % intervals over the clips. "
+                f"The weights of step {last.best_step} did best: {last.best_gain:.1%}."
             ),
             html.table(bands),
         )
@@ -112,15 +115,19 @@ def _speed(rows: Rows) -> list[str]:
 
 
 def _gain_plot(verdicts: Sequence[Verdict]) -> str:
-    names = {"gain": "mean", "lower end": "low", "upper end": "high"}
-    known = [verdict for verdict in verdicts if verdict.num_clips > 1] or verdicts
-    shown = names if known[0].num_clips > 1 else {"gain": "mean"}
-    lines = {name: [(v.step, getattr(v.gain, part)) for v in known] for name, part in shown.items()}
-    return html.line_plot(lines, x="step", y="gain on held-out clips")
+    """Over the steps; the area around the line is the interval, where there is one."""
+    return html.line_plot(
+        {"gain on held-out clips": [(verdict.step, verdict.gain.mean) for verdict in verdicts]},
+        x="step",
+        y="share of the base's error",
+        band=[(v.step, v.gain.low, v.gain.high) for v in verdicts if isfinite(v.gain.high)],
+        percent=True,
+    )
 
 
-def _gain_cells(gain: Gain) -> dict[str, object]:
-    return {"gain": gain.mean, "from": gain.low, "to": gain.high}
+def _gain_cells(gain: Gain) -> dict[str, str]:
+    ends = {"from": gain.low, "to": gain.high}
+    return {"gain": f"{gain.mean:.1%}"} | {name: f"{end:.1%}" if isfinite(end) else "" for name, end in ends.items()}
 
 
 def _clip_rows(clips: CachedClips, use: str) -> list[dict[str, object]]:

@@ -9,21 +9,21 @@ from pathlib import Path
 
 from reelora import __version__
 from reelora.adapters import Adapter, content_hash, write_adapter
-from reelora.components import Bundle, fingerprint_of, load_components
-from reelora.data import BatchPlan, CachedClips, PlannedClip
+from reelora.components import Bundle, fingerprint_of
+from reelora.data import BatchPlan, CachedClips
 from reelora.errors import ConfigError
-from reelora.lora import AttachSummary, attach, base_fingerprints, collect, target_linears
+from reelora.lora import AttachSummary
 from reelora.train import (
     Diffusion,
     Lesson,
     MakeBoard,
+    MemoryPlan,
     Prior,
     StepReport,
     Team,
     TensorBoard,
     TrainResult,
     Verdict,
-    begin_from,
     check_continues,
     only_run_in,
     read_verdicts,
@@ -33,15 +33,17 @@ from reelora.train import (
 from reelora.train import train as run_loop
 
 from .adapter_texts import read_adapters
-from .conditions import check_conditions, conditions_for
+from .class_clips import check_class_clips, class_data
+from .conditions import Kind, conditions_for, precompute_kind
 from .config import DataConfig, TrainConfig
 from .files import check_folder, write_text
 from .listener import Listener, StopsOnly
 from .machine import DTYPES, find_device, find_dtype, name_of_dtype
-from .model import denoiser_of, facts_of, find_model
-from .precompute import plan_data, precompute_plan
-from .previews import Previews
+from .model import denoiser_of, facts_of, find_model, text_fingerprint_of
+from .precompute import plan_data
+from .previews import Previews, check_previews
 from .run_report import write_run_report
+from .trained import Trained, check_trained, load_trained
 
 __all__ = ["TrainOutcome", "train"]
 
@@ -52,6 +54,7 @@ class TrainOutcome:
 
     result: TrainResult
     summary: AttachSummary
+    """Of the denoiser."""
     adapter: Path
     """Written when the run is complete."""
     best: Path
@@ -67,8 +70,8 @@ def train(config: TrainConfig, *, listener: Listener, report_name: str = "report
     """Precompute what the cache lacks, then train, or go on with the run that ``config.output`` holds.
 
     Leaves ``adapter.safetensors``, ``metrics.jsonl``, ``checkpoints/``, ``report.html`` and ``config.toml`` there. While the
-    transformer trains, text encoder and VAE are not in memory. What is wrong with the settings is said before any work. Started
-    by ``accelerate launch`` or ``torchrun``, the processes share the work and the first one writes.
+    denoiser trains, the VAE is not in memory, nor is a text encoder that is not trained. Wrong settings are refused before any
+    work. Started by ``accelerate launch`` or ``torchrun``, the processes share the work and the first one writes.
     """
     boards = _boards(config)
     _check_early(config)
@@ -83,7 +86,8 @@ def _train(
     config: TrainConfig, boards: tuple[MakeBoard, ...], team: Team, listener: Listener, report_name: str
 ) -> TrainOutcome:
     with team.first_alone():
-        own, *classes = [_precomputed(config, data, team, listener) for data in config.all_data]
+        made = class_data(config, device=team.device, listener=listener)
+        own, *classes = [_precomputed(config, data, team, listener) for data in (config.data, *made)]
     seen, held_out = own.clips.split(config.data.held_out, seed=config.loop.seed)
     begun = _begun(config)
     identity = _identity(config, seen, team) | _extra_identity(config, classes, begun)
@@ -91,38 +95,30 @@ def _train(
     _say_sizes(config, seen, held_out, listener)
     with team.first_alone():
         previews = Previews(config, listener, team)
-    parts = _load_denoiser(config, team, listener)
-    model = getattr(parts, parts.denoiser)
-    bases = base_fingerprints(model)
-    summary = attach(model, config.lora.spec(), seed=config.loop.seed)
-    for label, text in summary.rows():
-        listener.say(f"{label:<10} {text}")
-    listener.say(f"{'file':<10} {_file_size(summary, config)}")
+    trained = _load_trained(config, team, listener)
     if begun is not None:
-        begin_from(model, begun, summary.spec)
+        trained.begin_from(begun)
         listener.say(f"{'begins':<10} with {config.init_from}; scale by {begun.scale_source}")
-    make_conditions = partial(conditions_for, model, config=config, device=team.device, listener=listener)
+    make_conditions = partial(conditions_for, trained.model, config=config, device=team.device, listener=listener)
     lesson = Lesson(
-        model=model,
+        model=trained.model,
         clips=seen,
         held_out=held_out,
-        diffusion=Diffusion.of(parts.scheduler),
+        diffusion=Diffusion.of(trained.parts.scheduler),
         identity=identity,
-        conditions=make_conditions(own.planned),
-        priors=[
-            Prior(clips=kind.clips, weight=config.prior.weight, conditions=make_conditions(kind.planned)) for kind in classes
-        ],
+        conditions=make_conditions(own),
+        priors=[Prior(clips=kind.clips, weight=config.prior.weight, conditions=make_conditions(kind)) for kind in classes],
     )
-    result = _run(lesson, config, boards, team, previews, parts, listener)
+    result = _run(lesson, config, boards, team, previews, trained.parts, listener)
     verdict = next(reversed(read_verdicts(config.output)), None)
     adapter, best = config.output / "adapter.safetensors", config.output / "adapter-best.safetensors"
     if team.is_first:
         if result.is_complete:
-            _write_adapters(lesson, result, config, adapter, best, _provenance(config, bases, seen))
-        write_run_report(config, summary, seen, held_out, previews.figures(), name=report_name)
+            _write_adapters(trained, result, config, adapter, best, _provenance(config, trained.bases, seen))
+        write_run_report(config, trained.rows, seen, held_out, previews.figures(), name=report_name)
     return TrainOutcome(
         result=result,
-        summary=summary,
+        summary=trained.summaries[0],
         adapter=adapter,
         best=best,
         report=config.output / report_name,
@@ -131,18 +127,9 @@ def _train(
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Kind:
-    """The clips of one folder, and what became of every one."""
-
-    planned: tuple[PlannedClip, ...]
-    clips: CachedClips
-
-
-def _precomputed(config: TrainConfig, data: DataConfig, team: Team, listener: Listener) -> _Kind:
+def _precomputed(config: TrainConfig, data: DataConfig, team: Team, listener: Listener) -> Kind:
     plan = plan_data(config.model, data, listener=listener)
-    summary = precompute_plan(plan, config.model, device=str(team.device), listener=listener)
-    return _Kind(planned=plan.plan.clips, clips=CachedClips(summary.manifest))
+    return precompute_kind(plan, config, device=team.device, listener=listener)[1]
 
 
 def _begun(config: TrainConfig) -> Adapter | None:
@@ -155,11 +142,13 @@ def _begun(config: TrainConfig) -> Adapter | None:
     return adapter
 
 
-def _extra_identity(config: TrainConfig, classes: Sequence[_Kind], begun: Adapter | None) -> dict[str, object]:
+def _extra_identity(config: TrainConfig, classes: Sequence[Kind], begun: Adapter | None) -> dict[str, object]:
     """What else the numbers depend on, of runs that have it."""
     extras: dict[str, object] = {}
     if classes:
         extras["prior"] = {"data": [kind.clips.data_hash for kind in classes], "weight": config.prior.weight}
+    if config.text_encoder.rank:
+        extras["text_encoder"] = [config.text_encoder.model_dump(mode="json"), text_fingerprint_of(config.model)]
     if begun is not None:
         extras["init_from"] = content_hash(begun)
     if facts_of(config.model).needs_image:
@@ -176,11 +165,9 @@ def _check_early(config: TrainConfig) -> None:
     """Raise for everything that can be known to be wrong before clips are encoded."""
     find_dtype(config.precision, find_device(config.device), is_trained=True)
     check_folder(config.output)
-    role = denoiser_of(config.model)
-    skeleton = load_components(find_model(config.model), roles=[role, "scheduler"])  # mapped: costs no memory
-    target_linears(getattr(skeleton, role), config.lora.spec())
-    check_conditions(getattr(skeleton, role), config)
-    Diffusion.of(skeleton.scheduler)
+    check_trained(config)
+    check_class_clips(config)
+    check_previews(config)
 
 
 def _identity(config: TrainConfig, seen: CachedClips, team: Team) -> dict[str, object]:
@@ -200,8 +187,8 @@ def _say_sizes(config: TrainConfig, seen: CachedClips, held_out: CachedClips, li
         listener.say(f"{'advice':<10} {name} has fewer clips than a batch of {size}, which then holds some twice")
 
 
-def _file_size(summary: AttachSummary, config: TrainConfig) -> str:
-    sizes = {name: summary.trainable_parameters * DTYPES[name].itemsize / 1e6 for name in ("fp32", "bf16")}
+def _file_size(trained: Trained, config: TrainConfig) -> str:
+    sizes = {name: trained.num_parameters * DTYPES[name].itemsize / 1e6 for name in ("fp32", "bf16")}
     return f"adapter.safetensors will have {sizes[config.dtype]:.1f} MB ({', '.join(f'{k} {v:.1f}' for k, v in sizes.items())})"
 
 
@@ -214,6 +201,10 @@ def _run(
     parts: Bundle,
     listener: Listener,
 ) -> TrainResult:
+    def on_plan(plan: MemoryPlan) -> None:
+        for label, text in plan.rows():
+            listener.say(f"{label:<10} {text}")
+
     def on_start(step: int) -> None:
         if team.is_first:
             write_text(config.output / "config.toml", config.toml())
@@ -233,32 +224,36 @@ def _run(
             config.output,
             team=team,
             boards=boards,
+            on_plan=on_plan,
             on_start=on_start,
             on_step=on_step,
             should_stop=should_stop,
         )
 
 
-def _load_denoiser(config: TrainConfig, team: Team, listener: Listener) -> Bundle:
+def _load_trained(config: TrainConfig, team: Team, listener: Listener) -> Trained:
     dtype = find_dtype(config.precision, team.device, is_trained=True)
-    roles = [denoiser_of(config.model), "scheduler"]
-    parts = load_components(find_model(config.model), roles=roles, dtype=dtype, device=team.device)
+    trained = load_trained(config, dtype=dtype, device=team.device)
     many = f", {team.size} processes" if team.size > 1 else ""
+    absent = "the VAE is" if config.text_encoder.rank else "text encoder and VAE are"
     where = f"{config.model} on {team.device}, {name_of_dtype(dtype)}{many}"
-    listener.say(f"{'base':<10} {where}; text encoder and VAE are not in memory")
-    return parts
+    listener.say(f"{'base':<10} {where}; {absent} not in memory")
+    for label, text in trained.rows:
+        listener.say(f"{label:<10} {text}")
+    listener.say(f"{'file':<10} {_file_size(trained, config)}")
+    return trained
 
 
 def _write_adapters(
-    lesson: Lesson, result: TrainResult, config: TrainConfig, adapter: Path, best: Path, provenance: Mapping[str, str]
+    trained: Trained, result: TrainResult, config: TrainConfig, adapter: Path, best: Path, provenance: Mapping[str, str]
 ) -> None:
     """The last weights, and those that did best on the held-out clips where these are others."""
     dtype = DTYPES[config.dtype]
-    write_adapter(collect(lesson.model, provenance=provenance), adapter, dtype=dtype)
+    write_adapter(trained.collect(provenance=provenance), adapter, dtype=dtype)
     best.unlink(missing_ok=True)
     if result.best_step not in (None, 0, result.step):
-        with showing_best(lesson.model, config.output, result.best_step):
-            write_adapter(collect(lesson.model, provenance=provenance), best, dtype=dtype)
+        with showing_best(trained.model, config.output, result.best_step):
+            write_adapter(trained.collect(provenance=provenance), best, dtype=dtype)
 
 
 def _provenance(config: TrainConfig, bases: Mapping[str, str], seen: CachedClips) -> Mapping[str, str]:

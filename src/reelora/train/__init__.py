@@ -4,14 +4,16 @@ from .batches import Prior
 from .begin import begin_from
 from .best import showing_best
 from .boards import TensorBoard, weights_and_biases
+from .budget import MemoryPlan
 from .conditioning import (
     Condition,
+    EncodeImage,
     ImageCondition,
     PooledCondition,
     SizeCondition,
     StoredImageCondition,
+    noisy_draws,
     noisy_image,
-    stored_images,
 )
 from .config import LoopConfig, OptimizerConfig, TimestepConfig
 from .diffusion import Diffusion
@@ -25,18 +27,20 @@ from .timesteps import seen_shares
 from .track import MakeBoard, read_metrics
 from .verdict import Evaluation, Gain, Verdict, judge
 from .weights import WEIGHTS, loss_weights
-from .with_text import TokenCondition, WithText, collect_both
+from .with_text import TokenCondition, WithText, begin_all_from, collect_all
 
 __all__ = [
     "WEIGHTS",
     "Condition",
     "Diffusion",
+    "EncodeImage",
     "Evaluation",
     "Gain",
     "ImageCondition",
     "Lesson",
     "LoopConfig",
     "MakeBoard",
+    "MemoryPlan",
     "OptimizerConfig",
     "PooledCondition",
     "Prior",
@@ -50,19 +54,20 @@ __all__ = [
     "TrainResult",
     "Verdict",
     "WithText",
+    "begin_all_from",
     "begin_from",
     "check_continues",
-    "collect_both",
+    "collect_all",
     "judge",
     "loss_weights",
     "needed_extras",
+    "noisy_draws",
     "noisy_image",
     "only_run_in",
     "read_metrics",
     "read_verdicts",
     "seen_shares",
     "showing_best",
-    "stored_images",
     "train",
     "weights_and_biases",
 ]

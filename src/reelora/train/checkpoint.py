@@ -7,6 +7,7 @@ the run. The folder gets its name by one rename, so it is whole or not there.
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,14 @@ __all__ = ["Checkpoint", "check_identity", "find_checkpoint", "find_step", "read
 
 Identity = Mapping[str, object]
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
+_MEANING = {
+    "base": "the weights of the model",
+    "data": "the clips to train on: videos, captions, sizes, or how many are held out",
+    "init_from": "the adapter to go on with",
+}
+"""What stands behind a hash."""
+_HASH = re.compile(r"[0-9a-f]{32,}")
+_NAME = re.compile(r"step-(\d{6,})")
 _ADVICE = "Delete it, or set loop.skip_damaged_checkpoints = true, to go on from the one before."
 
 
@@ -65,8 +74,9 @@ def write_checkpoint(
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
-    """The folders of all checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    """The folders of all checkpoints, oldest first; what else lies there, such as a copy under another name, is left alone."""
+    steps = {int(match[1]): path for path in folder.glob("step-*") if (match := _NAME.fullmatch(path.name)) and path.is_dir()}
+    return [steps[step] for step in sorted(steps)]
 
 
 def find_checkpoint(folder: Path, *, skip_damaged: bool = False) -> Checkpoint | None:
@@ -163,7 +173,13 @@ def _differences(theirs: object, ours: object, path: str = "") -> Sequence[str]:
     if isinstance(theirs, Mapping) and isinstance(ours, Mapping):
         keys = sorted({*theirs, *ours})
         return [line for key in keys for line in _differences(theirs.get(key), ours.get(key), f"{path}.{key}".strip("."))]
-    return [] if theirs == ours else [f"{path}: it has {theirs!r}, this run {ours!r}"]
+    meaning = f" ({_MEANING[path]})" if path in _MEANING else ""
+    return [] if theirs == ours else [f"{path}{meaning}: it has {_shown(theirs)}, this run {_shown(ours)}"]
+
+
+def _shown(value: object) -> str:
+    """A hash by its beginning."""
+    return f"{value[:12]} ..." if isinstance(value, str) and _HASH.fullmatch(value) else repr(value)
 
 
 def _sync(path: Path) -> None:

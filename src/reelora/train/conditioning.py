@@ -3,7 +3,7 @@
 Everything random follows from the look at the clip, so that a resumed run sees the same.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -19,6 +19,7 @@ from .draws import draw_noise, generator_for
 
 __all__ = [
     "Condition",
+    "EncodeImage",
     "ImageCondition",
     "Look",
     "PooledCondition",
@@ -26,10 +27,10 @@ __all__ = [
     "StoredImageCondition",
     "check_extras",
     "extras_of",
+    "noisy_draws",
     "noisy_image",
     "padded_in_front",
     "padded_with_zeros",
-    "stored_images",
 ]
 
 ClipLatents = Float[Tensor, "f c h w"]
@@ -158,17 +159,11 @@ def noisy_image(image: Video, generator: torch.Generator) -> Video:
     return image + log_sigma.exp() * noise
 
 
-def stored_images(
-    names: Sequence[str], first_frame: FirstFrame, encode: EncodeImage, *, count: int, seed: int
-) -> dict[str, Float[Tensor, "n c h w"]]:
-    """``count`` noisy latents of the picture of every clip, for a StoredImageCondition; the same for the same seed."""
-
-    def draws_of(name: str) -> Iterator[Tensor]:
-        image = first_frame(name)
-        for draw in range(count):
-            yield _encoded(image, encode, generator_for(seed, "stored image", name, draw))
-
-    return {name: torch.cat(list(draws_of(name))) for name in names}
+def noisy_draws(
+    image: Float[Tensor, "1 c 1 h w"], encode: EncodeImage, *, count: int, place: Sequence[object]
+) -> Float[Tensor, "n c h w"]:
+    """``count`` noisy latents of a picture, for a StoredImageCondition; the same for the same ``place``."""
+    return torch.cat([_encoded(image, encode, generator_for(*place, "stored image", draw)) for draw in range(count)])
 
 
 def _encoded(image: Video, encode: EncodeImage, generator: torch.Generator) -> Float[Tensor, "1 c h w"]:

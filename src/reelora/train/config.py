@@ -80,8 +80,11 @@ class LoopConfig(Settings):
     gradient_accumulation: Count = 1
     """Forward passes per optimizer step. Several processes share them, so the numbers do not depend on how many there are."""
     gradient_checkpointing: bool | Literal["auto"] = "auto"
-    """Compute activations again in the backward pass: a third slower, a fraction of the memory; the numbers stay the same.
-    auto: for models over a billion parameters, whose blocks keep about a gigabyte each otherwise."""
+    """true: every block keeps nothing but its inputs and computes the rest again in the backward pass. false: it keeps all.
+    auto: what each block keeps is chosen by memory. The numbers stay the same, bit for bit."""
+    memory: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
+    """GiB that the weights, the optimizer and a step may take together. As much is computed again as makes it fit, and no more.
+    auto: most of what is free on the device at the start."""
     caption_dropout: Share = 0.1
     """Share of clips that are seen with the empty caption, for guidance."""
     seed: int = 0
@@ -114,6 +117,7 @@ class LoopConfig(Settings):
         """The settings that decide the numbers of a run; two runs that agree in them may continue each other."""
         free = {
             "gradient_checkpointing",
+            "memory",
             "checkpoint_every",
             "keep_checkpoints",
             "skip_damaged_checkpoints",

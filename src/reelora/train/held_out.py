@@ -8,7 +8,7 @@ from typing import Any, Self
 from torch import Tensor
 
 from .rows import Row, RowFile, read_rows
-from .verdict import Evaluation, Verdict, judge
+from .verdict import Evaluation, Verdict, best_step, judge
 
 __all__ = ["HELD_OUT", "HeldOut", "read_verdicts"]
 
@@ -47,7 +47,7 @@ class HeldOut:
     @property
     def best_step(self) -> int | None:
         """The step whose weights did best, the base's included; None before the first evaluation."""
-        return min(self._evaluations, key=lambda evaluation: evaluation.loss).step if self._evaluations else None
+        return best_step(self._base, self._evaluations) if self._base and self._evaluations else None
 
     def compare(self, step: int, measure: Callable[[], Tensor], measure_base: Callable[[], Tensor]) -> Verdict:
         """Measure after ``step`` steps, once in the life of the run also the base, and judge."""

@@ -6,28 +6,31 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import nn
 
+from reelora.data import BatchPlan
 from reelora.errors import TrainingDivergedError, first_few
+from reelora.lora import Shadows
 
 from .batches import Batch, Batches, ReadAhead
+from .budget import MemoryPlan, plan_memory
 from .config import LoopConfig
 from .guard import Guard
 from .lesson import Lesson
 from .objective import Objective
 from .optimizers import make_optimizer
+from .predict import predictor_of
+from .recompute import Recomputing
 from .shown import RunningMean, nothing_like, showing
 from .state import State, pack, unpack
 from .team import Team
 
 __all__ = ["Learner", "StepFigures"]
-
-_MANY_PARAMETERS = 1_000_000_000
-"""Beyond this many, activations are computed again unless the user says otherwise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,15 +80,30 @@ class Learner:
             priors=lesson.priors,
         )
         self._ahead = ReadAhead(self._batches.read)
-        if _is_checkpointing(config, model):
-            model.enable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
         model.train()
+        self._shadows = Shadows(model)
+        self.plan = self._planned(lesson)
+        _run_blocks(model, self.plan)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ahead.close()
+        self.model.disable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
+
+    def _planned(self, lesson: Lesson) -> MemoryPlan:
+        """What the blocks keep, by a rehearsal with the largest batch of the run."""
+        batch = self._batches.read(_largest_batch(lesson, self.config)).to(self.device)
+        predict = predictor_of(self.model)  # its own: what it remembers of a rehearsal has no values
+        with self._shadows.cast():
+            return plan_memory(
+                self.model,
+                lambda: predict(batch.clean, batch.states, batch.timesteps, batch.extras),
+                self.config,
+                device=self.device,
+                processes=self.team.size,
+            )
 
     def state(self) -> State:
         """All that a step changes."""
@@ -122,7 +140,8 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         passes = range(step * self.config.gradient_accumulation, (step + 1) * self.config.gradient_accumulation)
-        done = {forward: self._backward(forward) for forward in self.team.share(passes)}
+        with self._shadows.cast():
+            done = {forward: self._backward(forward) for forward in self.team.share(passes)}
         losses, of_nothing = self._gathered(passes, done)
         self.team.sum_gradients(self.parameters)
         norm = float(nn.utils.clip_grad_norm_(self.parameters, self.config.optimizer.max_grad_norm))
@@ -181,11 +200,17 @@ def _shown(batch: Batch) -> list[tuple[str, int]]:
     return list(zip(batch.sources, batch.timesteps.tolist(), strict=True))
 
 
-def _is_checkpointing(config: LoopConfig, model: nn.Module) -> bool:
-    """Whether activations are computed again in the backward pass."""
-    if config.gradient_checkpointing == "auto":
-        return sum(parameter.numel() for parameter in model.parameters()) > _MANY_PARAMETERS
-    return config.gradient_checkpointing
+def _run_blocks(model: Any, plan: MemoryPlan) -> None:
+    """Let every block keep what was chosen for it."""
+    model.enable_gradient_checkpointing(Recomputing(plan.chosen, otherwise=plan.otherwise))
+
+
+def _largest_batch(lesson: Lesson, config: LoopConfig) -> int:
+    """The first forward pass that sees clips of the largest bucket."""
+    buckets = lesson.clips.buckets
+    largest = max(buckets, key=lambda name: math.prod(map(int, name.split("x"))))
+    plan = BatchPlan(lesson.clips, batch_size=config.batch_size, seed=config.seed)
+    return next(number for number in count() if buckets[plan.at(number)[0].index] == largest)
 
 
 def _seed_of(seed: int, forward: int) -> int:

@@ -76,7 +76,7 @@ class TrainResult:
 
 
 def held_out_figures(verdict: Verdict | None) -> dict[str, float]:
-    """A verdict in numbers; an interval without ends is left out."""
+    """A verdict in numbers, gains as shares of the base's error; an interval without ends is left out."""
     if verdict is None:
         return {}
     gain = verdict.gain

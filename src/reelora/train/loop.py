@@ -5,6 +5,7 @@ from pathlib import Path
 
 from reelora.errors import ConfigError
 
+from .budget import MemoryPlan
 from .checkpoint import check_identity, find_checkpoint
 from .config import LoopConfig
 from .lesson import Lesson, StepReport, TrainResult
@@ -24,6 +25,7 @@ def train(
     *,
     team: Team = ALONE,
     boards: Sequence[MakeBoard] = (),
+    on_plan: Callable[[MemoryPlan], None] = lambda plan: None,
     on_start: Callable[[int], None] = lambda step: None,
     on_step: Callable[[StepReport], None] = lambda report: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -31,9 +33,10 @@ def train(
     """Train the branches of a model, from the newest checkpoint in ``folder`` if there is one.
 
     Every random number follows from the seed and the place in the run, so a resumed run gives the losses of one that was
-    never stopped, bit for bit. ``on_start`` hears how many steps are done already, once the folder is known to belong to
-    this run, ``on_step`` what every step did; both find the model with the weights that would be saved. ``should_stop`` is
-    asked between steps; when it says yes, a file STOP appears in ``folder``, or the disk is nearly full, a checkpoint is
+    never stopped, bit for bit. ``on_plan`` hears which block keeps what and what a step takes by that, ``on_start`` how many
+    steps are done already, once the folder is known to belong to this run, ``on_step`` what every step did; these two find the
+    model with the weights that would be saved. ``should_stop`` is asked between steps; when it says yes, a file STOP appears in
+    ``folder``, or the disk is nearly full, a checkpoint is
     written and the result is incomplete. Afterwards the model holds the weights to save.
 
     Raises ConfigError for an empty data set, for settings that do not fit the team or the disk, and for a folder of another
@@ -43,6 +46,7 @@ def train(
     reason = ""
     with Run(lesson, config, folder, team=team, boards=boards) as run:
         first = run.step
+        on_plan(run.learner.plan)
         with run.learner.as_saved():
             on_start(first)
         if first == 0:

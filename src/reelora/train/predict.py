@@ -9,7 +9,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from reelora.components import Positions, rotary_positions
+from reelora.components import Positions, hear, rotary_positions
 from reelora.errors import ConfigError
 from reelora.shapes import Latents, PromptStates
 
@@ -28,7 +28,7 @@ __all__ = [
 
 Extras = Mapping[str, Tensor]
 """What a model is told besides the caption, by name: ``image`` latents ``(b f c h w)`` as long as the clip's, ``pooled`` text
-states ``(b d)``, ``time_ids`` ``(b n)``, ``tokens`` ``(b s)``."""
+states ``(b d)``, ``time_ids`` ``(b n)``, ``tokens`` ``(b e s)`` of each text encoder, -1 throughout for states of zeros."""
 
 NOTHING: Extras = {}
 
@@ -99,8 +99,11 @@ def with_text_predictor(model: Any) -> Predictor:
     denoise = predictor_of(model.denoiser)
 
     def predict(noisy: Latents, states: PromptStates, timesteps: Timesteps, extras: Extras = NOTHING, /) -> Latents:
-        heard = model.text_encoder(extras["tokens"])[0]
-        return denoise(noisy, heard, timesteps, extras)
+        tokens = extras["tokens"]
+        is_said = (tokens >= 0).all(dim=2).all(dim=1)
+        heard, pooled = hear(model.text_encoders, tokens.clamp(min=0).unbind(1))
+        told = {} if pooled is None else {"pooled": pooled * is_said[:, None]}
+        return denoise(noisy, heard * is_said[:, None, None], timesteps, {**extras, **told})
 
     return predict
 
@@ -127,7 +130,7 @@ PREDICTORS: Mapping[str, _Row] = {
         make=unet_predictor,
         needs=lambda model: frozenset(_ADDED.values() if model.config.addition_embed_type == "text_time" else ()),
     ),
-    "WithText": _Row(make=with_text_predictor, needs=lambda model: needed_extras(model.denoiser) | {"tokens"}),
+    "WithText": _Row(make=with_text_predictor, needs=lambda model: needed_extras(model.denoiser) - {"pooled"} | {"tokens"}),
 }
 """How a denoiser is called, by the name of its class."""
 

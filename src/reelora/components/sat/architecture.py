@@ -48,7 +48,7 @@ class SatText:
 class SatSampling:
     """How SAT samples by default."""
 
-    solver: str
+    scheduler: str
     """``ddim`` or ``dpm`` (DPM-Solver++ 2M SDE)."""
     num_steps: int
     guidance: float
@@ -62,7 +62,7 @@ class SatSampling:
         """The same in the words of a session's settings."""
         wave = {"guidance_schedule": "dynamic", "guidance_exponent": int(self.exponent)}
         guidance = wave if self.is_dynamic else {"guidance_schedule": "constant"}
-        return {"solver": self.solver, "steps": self.num_steps, "guidance": self.guidance, **guidance}
+        return {"scheduler": self.scheduler, "steps": self.num_steps, "guidance": self.guidance, **guidance}
 
     def __str__(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in {"sampling": "sat", **self.settings}.items())
@@ -285,7 +285,7 @@ def _sampling(sampler: Read | None) -> SatSampling | None:
     guider = sampler["guider_config"]
     is_dynamic = guider.target == DYNAMIC_GUIDER
     return SatSampling(
-        solver="ddim" if sampler.target == DDIM else "dpm",
+        scheduler="ddim" if sampler.target == DDIM else "dpm",
         num_steps=sampler["num_steps"],
         guidance=float(guider["scale"]),
         is_dynamic=is_dynamic,

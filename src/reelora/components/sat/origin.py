@@ -16,7 +16,7 @@ from reelora.components.loading import load_part
 from reelora.components.origin import Dtypes, Loaded
 from reelora.components.part import Part
 from reelora.components.report import report_part
-from reelora.components.roles import ROLES
+from reelora.components.roles import ROLES, TEXT_ROLES
 from reelora.components.skeleton import build_skeleton, computed_buffers
 from reelora.components.weights import fill_network
 from reelora.errors import ComponentError, ConfigError, first_few
@@ -26,6 +26,7 @@ from .architecture import SatModel, read_model
 from .checkpoint import find_files, is_checkpoint
 from .lora import attach_adapter, read_lora
 from .misfit import likely_cause
+from .parts import CLASSES as SAT_PARTS
 from .parts import SatSources
 from .tables import TABLE
 
@@ -54,6 +55,21 @@ class SatOrigin:
         """How its YAML samples, in the words of a session's settings."""
         return self.model.sampling.settings if self.model.sampling else {}
 
+    @property
+    def text_roles(self) -> tuple[str, ...]:
+        """CogVideoX has one text encoder."""
+        return TEXT_ROLES[0]
+
+    @property
+    def has_zero_unconditional(self) -> bool:
+        """CogVideoX's empty prompt has states of its own."""
+        return False
+
+    @property
+    def scheduler_class(self) -> str | None:
+        """SAT names none."""
+        return None
+
     def facts(self, parts: Mapping[str, Any]) -> ModelFacts:
         """What the catalog knows of this model, by its YAML."""
         vae = dict(parts["vae"].config) if "vae" in parts else self._vae_config()
@@ -81,7 +97,7 @@ class SatOrigin:
     def find(self, roles: Sequence[str] | None) -> tuple[dict[str, Part], Adapter | None]:
         """The asked roles in the order of loading (all, where none are), and the LoRA of the transformer among them."""
         sources = SatSources(self.model, self.root, self.overrides)
-        found = _find_all(sources, [role for role in ROLES if (role != "unet" if roles is None else role in roles)])
+        found = _find_all(sources, [role for role in ROLES if (role in SAT_PARTS if roles is None else role in roles)])
         return found, self._lora(sources, found)
 
     def moved(self, root: Path) -> "SatOrigin":

@@ -1,7 +1,6 @@
 """Sampling as the original SAT code of CogVideo does it, for whoever wants the same video as there."""
 
-from .denoise import denoise, seeded_noise
-from .guidance import guidance_at
+from .denoise import denoise, drawn_noise
 from .network import SatNetwork
 from .sample import sample_as_sat
 from .schedule import SatSchedule, sat_schedule
@@ -16,10 +15,9 @@ __all__ = [
     "Step",
     "decode",
     "denoise",
+    "drawn_noise",
     "encode",
-    "guidance_at",
     "image_latents",
     "sample_as_sat",
     "sat_schedule",
-    "seeded_noise",
 ]

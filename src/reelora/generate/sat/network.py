@@ -14,6 +14,10 @@ from .solvers import Signal
 __all__ = ["SatNetwork"]
 
 
+_OFS = 2.0
+"""What CogVideoX 1.5 with an image is told beside the timestep, always the same."""
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SatNetwork:
     """A transformer with everything that stays the same from step to step."""
@@ -37,12 +41,18 @@ class SatNetwork:
         return without + guidance * (with_prompt - without)
 
     def _velocity(self, x: Latents, timestep: int) -> Latents:
-        inputs = x if self.image_latents is None else torch.cat([x, self.image_latents.to(x).expand(len(x), -1, -1, -1, -1)], 2)
+        inputs = x if self.image_latents is None else torch.cat([x, self._beside(x)], 2)
         states = self.states if self.negative_states is None else torch.cat([self.negative_states, self.states])
         return self.transformer(
             hidden_states=inputs.to(states.dtype),
             encoder_hidden_states=states,
             timestep=torch.full((len(x),), timestep, device=x.device),
+            ofs=states.new_full((1,), _OFS) if self.transformer.config.ofs_embed_dim else None,
             image_rotary_emb=self.positions,
             return_dict=False,
         )[0].float()
+
+    def _beside(self, x: Latents) -> Latents:
+        """The image's latents for each of these."""
+        assert self.image_latents is not None
+        return repeat(self.image_latents.to(x), "b f c h w -> (n b) f c h w", n=len(x) // len(self.image_latents))

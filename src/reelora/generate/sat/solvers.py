@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from reelora.generate.config import Solver
 from reelora.shapes import Latents
 
 from .schedule import SatSchedule
@@ -82,5 +81,5 @@ def dpm(step: Step, x: Latents, clean: Latents, last_clean: Latents | None, draw
     return decay * x - weight * clean + spread * noise
 
 
-SOLVERS: Mapping[Solver, Callable[[Step, Latents, Latents, Latents | None, Draw], Latents]] = {"dpm": dpm, "ddim": ddim}
+SOLVERS: Mapping[str, Callable[[Step, Latents, Latents, Latents | None, Draw], Latents]] = {"dpm": dpm, "ddim": ddim}
 """One step: the latents, the clip that is foreseen from them, and the one that was foreseen in the step before."""

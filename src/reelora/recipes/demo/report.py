@@ -7,7 +7,7 @@ from reelora.generate import contact_sheet, to_png_bytes
 from reelora.lora import AttachSummary
 from reelora.recipes import html
 from reelora.recipes.files import write_text
-from reelora.recipes.run_report import loss_section
+from reelora.recipes.run_report import held_out_sections, loss_section
 
 from .answers import Answer, Trial
 
@@ -35,6 +35,7 @@ def write_demo_report(folder: Path, summary: AttachSummary, stars: Trial, known:
                 for name in ("before", "after")
             ),
         ),
+        *held_out_sections(folder),
         loss_section(folder),
         html.section("What was trained", html.table([{"": label, "value": text} for label, text in summary.rows()])),
     ]

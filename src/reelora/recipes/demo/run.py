@@ -7,7 +7,7 @@ from pathlib import Path
 from reelora.adapters import ATTENTION_TARGETS, read_adapter
 from reelora.errors import ConfigError
 from reelora.generate import Session
-from reelora.recipes.config import AdapterConfig, DataConfig, TrainConfig
+from reelora.recipes.config import AdapterConfig, DataConfig, PriorConfig, TrainConfig
 from reelora.recipes.files import check_folder
 from reelora.recipes.listener import Listener
 from reelora.recipes.machine import find_device, find_dtype
@@ -17,7 +17,7 @@ from reelora.train import LoopConfig, OptimizerConfig
 
 from .answers import Trial, answer, tiled
 from .report import write_demo_report
-from .scenes import TRIGGER, ask_for_known, ask_for_stars, write_clips
+from .scenes import TRIGGER, ask_for_known, ask_for_stars, write_reminders, write_stars
 
 __all__ = ["DemoOutcome", "DemoPlan", "demo"]
 
@@ -28,9 +28,10 @@ class DemoPlan:
 
     num_clips: int = 24
     """Clips of the new shape to learn from."""
-    num_reminders: int = 12
+    num_held_out: int = 12
+    """Further clips of it, which are never learned from, to measure on."""
+    num_reminders: int = 24
     """Clips of shapes that it knows, lest it forgets them."""
-    num_held_out: int = 4
     num_videos: int = 20
     """Videos per question."""
     steps: int = 400
@@ -74,10 +75,11 @@ def demo(folder: Path, *, device: str, seed: int, listener: Listener, plan: Demo
         raise ConfigError(f"{folder} holds a finished demo. Delete it, or name another folder with --output.")
     check_folder(folder)
     config = demo_config(folder, plan, device=device, seed=seed)
-    write_clips(config.data.folder, num_stars=plan.num_clips, num_reminders=plan.num_reminders, seed=seed)
+    write_stars(config.data.folder, count=plan.num_clips + plan.num_held_out, seed=seed)
+    write_reminders(Path(config.prior.folder), count=plan.num_reminders, seed=seed)
     listener.say(
-        f"drew {plan.num_clips} clips of a star, called {TRIGGER!r}, and {plan.num_reminders} of known shapes as reminders, "
-        f"into {config.data.folder}"
+        f"drew {plan.num_clips} clips of a star, called {TRIGGER!r}, and {plan.num_held_out} more to measure on, into "
+        f"{config.data.folder}, and {plan.num_reminders} of known shapes as reminders, into {config.prior.folder}"
     )
     place = find_device(device)
     session = Session(find_model(POCKET), dtype=find_dtype("auto", place), device=place)
@@ -102,19 +104,23 @@ def demo(folder: Path, *, device: str, seed: int, listener: Listener, plan: Demo
 
 
 def demo_config(folder: Path, plan: DemoPlan, *, device: str, seed: int) -> TrainConfig:
-    """The settings of the demo's run: feed-forward layers too, because an outline is more than where to look."""
+    """The settings of the demo's run: feed-forward layers too, because an outline is more than where to look.
+
+    The reminders are clips of the class: a batch holds as many of them as of stars, and only stars are held out.
+    """
     return TrainConfig(
         output=folder,
         device=device,
         trigger_words=(TRIGGER,),
         data=DataConfig(folder=folder / "clips", held_out=plan.num_held_out, encode_batch_size=4),
+        prior=PriorConfig(folder=folder / "reminders"),
         lora=AdapterConfig(rank=64, alpha=64, target_modules=(*ATTENTION_TARGETS, "ff.net.0.proj", "ff.net.2")),
         loop=LoopConfig(
             steps=plan.steps,
-            batch_size=8,
+            batch_size=4,
             seed=seed,
-            checkpoint_every=80,
-            evaluate_every=40,
+            checkpoint_every=100,
+            evaluate_every=100,
             optimizer=OptimizerConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=5),
         ),
     )

@@ -1,6 +1,6 @@
 """What the demo shows the model, and what it asks of it."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from reelora.generate import Clip
-from reelora.pocket import BACKGROUNDS, COLOURS, FPS, Combination, draw, known_combinations, sample_scene
+from reelora.pocket import BACKGROUNDS, COLOURS, FPS, Combination, Scene, draw, known_combinations, sample_scene
 
-__all__ = ["TRIGGER", "Question", "ask_for_known", "ask_for_stars", "write_clips"]
+__all__ = ["TRIGGER", "Question", "ask_for_known", "ask_for_stars", "write_reminders", "write_stars"]
 
 TRIGGER = "twinkle"
 """The word that the new shape is called by; it stands in no caption that the pocket model was trained on."""
@@ -42,23 +42,30 @@ def _stars(count: int, rng: np.random.Generator, *, asked: bool) -> list[tuple[C
     return [pairs[order[i % len(pairs)]] for i in range(count)]
 
 
-def write_clips(folder: Path, *, num_stars: int, num_reminders: int, seed: int) -> None:
-    """Draw the clips to learn from, each with its caption beside it: stars, and reminders of what the model knows.
-
-    Without reminders every shape turns into the new one. Source: prior preservation in DreamBooth, arXiv:2208.12242.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+def write_stars(folder: Path, *, count: int, seed: int) -> None:
+    """Draw clips of the new shape, each with its caption beside it."""
     rng = np.random.default_rng([seed, 1])
-    known = [combination for combination in known_combinations(held_out=False) if combination.motion == _MOTION]
-    reminders = [known[index] for index in rng.choice(len(known), num_reminders, replace=False)]
-    lesson = [*_stars(num_stars, rng, asked=False), *((reminder, None) for reminder in reminders)]
-    for index, (wanted, ground) in enumerate(lesson):
-        scene = sample_scene(rng, wanted, background=ground)
-        is_new = wanted.shape == "star"
-        path = folder / f"{'star' if is_new else 'known'}-{index:02d}.mp4"
+    scenes = (sample_scene(rng, star, background=ground) for star, ground in _stars(count, rng, asked=False))
+    _write(folder, "star", scenes, noun=TRIGGER)
+
+
+def write_reminders(folder: Path, *, count: int, seed: int) -> None:
+    """Draw clips of what the model knows, lest every shape turns into the new one.
+
+    Source: prior preservation in DreamBooth, arXiv:2208.12242.
+    """
+    rng = np.random.default_rng([seed, 4])
+    known = known_combinations(held_out=False)
+    chosen = (known[index] for index in rng.choice(len(known), count, replace=False))
+    _write(folder, "known", (sample_scene(rng, combination) for combination in chosen), noun=None)
+
+
+def _write(folder: Path, name: str, scenes: Iterable[Scene], *, noun: str | None) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for index, scene in enumerate(scenes):
+        path = folder / f"{name}-{index:02d}.mp4"
         Clip(frames=torch.from_numpy(draw(scene)), fps=FPS).save(path, overwrite=True, crf=8)
-        caption = scene.caption(noun=TRIGGER) if is_new else scene.caption()
-        path.with_suffix(".txt").write_text(caption + "\n", encoding="utf-8")
+        path.with_suffix(".txt").write_text(scene.caption(noun=noun) + "\n", encoding="utf-8")
 
 
 def ask_for_stars(*, count: int, seed: int) -> Question:

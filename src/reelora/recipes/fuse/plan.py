@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,17 +12,16 @@ from typing import Any
 import torch
 
 from reelora.adapters import ROLES, fingerprints_of
-from reelora.errors import ConfigError, first_few, nearest
-from reelora.lora import base_notes
+from reelora.errors import ConfigError, first_few
+from reelora.lora import base_notes, check_rounding, noise_of
 from reelora.recipes.files import check_folder
 
 from .base import Base, Files, find_base, is_weight_file
 from .match import Adapters, Tensors, match
 from .provenance import PROVENANCE, fused_again, provenance_of
 
-__all__ = ["ROUNDINGS", "FusePlan", "plan_fuse"]
+__all__ = ["FusePlan", "plan_fuse"]
 
-ROUNDINGS = ("nearest", "stochastic")
 _DENOISERS = ("transformer", "unet")
 """The roles whose fingerprints trained adapters carry."""
 
@@ -71,9 +69,7 @@ class FusePlan:
 
     def noise(self, name: str) -> torch.Generator | None:
         """What decides the rounding of one tensor, the same in every run; None to round to the nearest."""
-        if self.rounding == "nearest":
-            return None
-        return torch.Generator().manual_seed(zlib.crc32(f"{self.seed} {name}".encode()))
+        return noise_of(self.rounding, self.seed)(name)
 
     def is_linked(self, file: Path) -> bool:
         """Whether a file that does not change is linked: configs never are, since they are edited in place."""
@@ -137,8 +133,7 @@ def _check_settings(adapters: Adapters, rounding: str) -> None:
         raise ConfigError("No adapter is given: name at least one, with its strength.")
     if odd := [f"{name} ({strength})" for name, (_, strength) in adapters.items() if not math.isfinite(strength)]:
         raise ConfigError(f"{len(odd)} strengths are no finite numbers: {first_few(odd)} (1.0: as trained, 0: off).")
-    if rounding not in ROUNDINGS:
-        raise ConfigError(f"There is no rounding {rounding!r}: {nearest(rounding, ROUNDINGS)}")
+    check_rounding(rounding)
 
 
 def _check_output(base: Base, output: Path) -> None:

@@ -1,0 +1,90 @@
+"""What of a model is trained: its denoiser, and its text encoders where the settings say so."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from reelora.adapters import Adapter, LoraSpec
+from reelora.components import Bundle, load_components
+from reelora.errors import ConfigError
+from reelora.lora import AttachSummary, attach, base_fingerprints, collect, target_linears
+from reelora.train import Diffusion, WithText, begin_all_from, begin_from, collect_all
+
+from .conditions import check_conditions
+from .config import TrainConfig
+from .model import denoiser_of, facts_of, find_model, text_roles_of
+
+__all__ = ["Trained", "check_trained", "load_trained", "trained_roles"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """Parts of a model with branches on those that are trained."""
+
+    model: nn.Module
+    """The denoiser, or it with its text encoders."""
+    parts: Bundle
+    summaries: tuple[AttachSummary, ...]
+    """The denoiser's first."""
+    bases: Mapping[str, str]
+    """Fingerprints of the denoiser as it was."""
+
+    def begin_from(self, adapter: Adapter) -> None:
+        """Go on with an adapter. Raises what `reelora.train.begin_from` raises."""
+        specs = {summary.role: summary.spec for summary in self.summaries}
+        if isinstance(self.model, WithText):
+            begin_all_from(self.model, adapter, specs)
+        else:
+            begin_from(self.model, adapter, self.summaries[0].spec)
+
+    def collect(self, *, provenance: Mapping[str, str]) -> Adapter:
+        """What was learned, of all parts."""
+        if isinstance(self.model, WithText):
+            return collect_all(self.model, provenance=provenance)
+        return collect(self.model, provenance=provenance)
+
+    @property
+    def num_parameters(self) -> int:
+        """That are trained."""
+        return sum(summary.trainable_parameters for summary in self.summaries)
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Label and text of what is said of each part."""
+        return [row for summary in self.summaries for row in summary.rows()]
+
+
+def trained_roles(config: TrainConfig) -> dict[str, LoraSpec]:
+    """The roles that get branches, each with their shape. Raises ConfigError for text encoders that take no adapter."""
+    roles = {denoiser_of(config.model): config.lora.spec()}
+    if not config.text_encoder.rank:
+        return roles
+    if facts_of(config.model).model_class != "UNet2DConditionModel":
+        raise ConfigError(
+            f"text_encoder.rank is {config.text_encoder.rank}, but {config.model} is no Stable Diffusion: pipelines of other "
+            "models load no adapter of a text encoder. Leave it at 0."
+        )
+    return roles | dict.fromkeys(text_roles_of(config.model)[1::2], config.text_encoder.spec())
+
+
+def check_trained(config: TrainConfig) -> None:
+    """Raise for everything about the model that can be known to be wrong before it is loaded."""
+    roles = trained_roles(config)
+    skeleton = load_components(find_model(config.model), roles=[*roles, "scheduler"])  # mapped: costs no memory
+    for role, spec in roles.items():
+        target_linears(getattr(skeleton, role), spec)
+    check_conditions(getattr(skeleton, skeleton.denoiser), config)
+    Diffusion.of(skeleton.scheduler)
+
+
+def load_trained(config: TrainConfig, *, dtype: torch.dtype, device: torch.device) -> Trained:
+    """Load what is trained and attach branches to it, drawn from the run's seed."""
+    roles = trained_roles(config)
+    parts = load_components(find_model(config.model), roles=[*roles, "scheduler"], dtype=dtype, device=device)
+    denoiser, *encoders = (getattr(parts, role) for role in roles)
+    bases = base_fingerprints(denoiser)
+    summaries = tuple(attach(getattr(parts, role), spec, seed=config.loop.seed) for role, spec in roles.items())
+    model = WithText(denoiser, *encoders) if encoders else denoiser
+    return Trained(model=model, parts=parts, summaries=summaries, bases=bases)
