@@ -6,7 +6,7 @@ READY := .venv/.ready
 
 .PHONY: demo test test-slow test-quantised check fmt bench gpu docs clean
 
-demo: $(READY)  ## Teach the pocket model a new shape; six minutes on two cores.
+demo: $(READY)  ## Teach the pocket model a new shape; three minutes on two cores.
 	$(BIN)/reelora demo --output demo
 
 test: $(READY)  ## All tests that need neither minutes nor an accelerator.

@@ -9,7 +9,7 @@ import torch
 from tiny_models import build_pipeline
 
 from reelora.errors import ConfigError
-from reelora.generate import Session
+from reelora.generate import Session, studio
 from reelora.generate.stock import sample
 from reelora.plan import Plan
 
@@ -88,6 +88,15 @@ def test_when_memory_does_not_suffice_the_plan_that_fits_is_named(large, monkeyp
     [note] = caught.value.__notes__
     assert "with the plan 'resident' takes about" in note
     assert "--plan resident,tiles" in note or "--plan model" in note
+
+
+def test_memory_that_goes_to_the_disk_is_said(folder, monkeypatch):
+    held = iter([0, 0, 0, 200 * 2**20])
+    monkeypatch.setattr(studio, "spilled_bytes", lambda: next(held))
+    session = Session(folder)
+    assert session.generate("a star", **QUICK).notes == ()
+    [note] = session.generate("a star", **QUICK).notes
+    assert note.startswith("200 MiB went to the disk")
 
 
 def test_a_plan_can_be_given_as_such_and_nonsense_is_refused_at_once(folder):

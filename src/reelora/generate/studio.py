@@ -10,6 +10,7 @@ import torch
 from reelora import __version__
 from reelora.components import Bundle, needs_tiles
 from reelora.lora import evaluating
+from reelora.plan import spilled_bytes
 from reelora.shapes import FramesU8
 
 from .base import BaseModel
@@ -28,6 +29,9 @@ from .uses import text_key
 __all__ = ["Studio"]
 
 T = TypeVar("T")
+
+_SPILL = 64 * 2**20
+"""Bytes of swap that are worth a word."""
 
 Sample = Callable[[Bundle, PromptBook, Sequence[Job], StepWatch], list[FramesU8]]
 _SAMPLE: Mapping[Sampling, Sample] = {"diffusers": sample_stock, "sat": sample_as_sat}
@@ -93,9 +97,12 @@ class Studio:
         with self.shelf.using(model, first.uses, is_fused=first.is_fused):
             for batch in batches:
                 watch.check()
+                spilled = spilled_bytes()
                 videos = self._sample(batch.jobs, watch)
+                notes = tuple(_spill_notes(spilled_bytes() - spilled))
                 for index, job, frames in zip(batch.indices, batch.jobs, videos, strict=True):
-                    yield index, self._clip(job, frames, batch_size=len(batch.jobs), fingerprint=fingerprint)
+                    clip = self._clip(job, frames, batch_size=len(batch.jobs), fingerprint=fingerprint)
+                    yield index, replace(clip, notes=(*clip.notes, *notes))
 
     def _sample(self, jobs: Sequence[Job], watch: StepWatch) -> list[FramesU8]:
         """The frames of one batch."""
@@ -189,6 +196,11 @@ def _grouped(items: Iterable[T], key: Callable[[T], object]) -> list[list[T]]:
     for item in items:
         groups.setdefault(key(item), []).append(item)
     return list(groups.values())
+
+
+def _spill_notes(num_bytes: int) -> list[str]:
+    told = f"{num_bytes / 2**20:.0f} MiB went to the disk for want of memory: a smaller plan is faster (see `reelora plan`)"
+    return [told] if num_bytes > _SPILL else []
 
 
 def _frame_notes(frames: FramesU8, config: GenerateConfig) -> list[str]:
