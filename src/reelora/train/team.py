@@ -20,6 +20,12 @@ Item = TypeVar("Item")
 
 _CPU = torch.device("cpu")
 
+
+def _plain(device: torch.device) -> torch.device:
+    """The CPU without a number, which a launcher may give it."""
+    return _CPU if device.type == "cpu" else torch.device(device)
+
+
 _PATIENCE = timedelta(hours=6)
 """How long one process may be busy with its own previews or with the first encoding of clips."""
 
@@ -43,7 +49,7 @@ class Team:
 
         state = PartialState(cpu=device.type == "cpu", timeout=_PATIENCE)
         try:
-            yield cls(rank=state.process_index, size=state.num_processes, device=torch.device(state.device or device))
+            yield cls(rank=state.process_index, size=state.num_processes, device=_plain(state.device or device))
         finally:
             state.destroy_process_group()
 
