@@ -2,11 +2,14 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from .options import ConfigFile, Data, Device, Model, Overrides, read_train_config
+
+if TYPE_CHECKING:
+    from reelora.recipes import TrainOutcome
 
 __all__ = ["train"]
 
@@ -50,6 +53,15 @@ def train(
     with Terminal() as terminal:
         outcome = recipes.train(settings, listener=terminal)
     result = outcome.result
+    if outcome.is_first:
+        _print(outcome, num_steps=settings.loop.steps, as_json=as_json)
+    if not result.is_complete:
+        raise typer.Exit(130)
+
+
+def _print(outcome: "TrainOutcome", *, num_steps: int, as_json: bool) -> None:
+    """The answer of a run."""
+    result = outcome.result
     if as_json:
         answer = {"step": result.step, "is_complete": result.is_complete, "seconds": result.seconds}
         files = {"adapter": str(outcome.adapter), "report": str(outcome.report)}
@@ -60,6 +72,4 @@ def train(
         if outcome.best.exists():
             print(f"The held-out clips were best at step {result.best_step}: {outcome.best}")
     else:
-        print(f"Stopped after step {result.step} of {settings.loop.steps}: {result.stopped_by}. The same command goes on.")
-    if not result.is_complete:
-        raise typer.Exit(130)
+        print(f"Stopped after step {result.step} of {num_steps}: {result.stopped_by}. The same command goes on.")

@@ -42,14 +42,12 @@ def _load_scheduler(source: Source) -> Any:
     name = _SAME_NOISE.get(source.class_name, source.class_name)
     try:
         return getattr(diffusers, name).from_config(dict(source.config))
-    except (
-        ValueError,
-        TypeError,
-        RuntimeError,
-    ) as error:  # the last, as NotImplementedError, for an unknown schedule
+    except _IMPOSSIBLE as error:
         raise ComponentError(f"scheduler: {source.folder} makes no {name}: {error}") from error
 
 
+_IMPOSSIBLE = (ValueError, TypeError, RuntimeError)
+"""What schedulers raise for values that cannot be; NotImplementedError, for a schedule that they do not know, is the last kind."""
 _SAME_NOISE = {"CogVideoXDDIMScheduler": "CogVideoXDPMScheduler"}
 _LOADERS: Mapping[str, Callable[[Source], Any]] = {
     **{tokenizer: _load_tokenizer for tokenizer, _ in TEXT_ROLES},

@@ -64,6 +64,8 @@ class TrainOutcome:
     """Names of the clips that were held out."""
     verdict: Verdict | None
     """What the held-out clips say; None where there are none."""
+    is_first: bool
+    """Whether this process is the one that writes; one that trains alone is."""
 
 
 def train(config: TrainConfig, *, listener: Listener, report_name: str = "report.html") -> TrainOutcome:
@@ -123,6 +125,7 @@ def _train(
         best=best,
         report=config.output / report_name,
         held_out=tuple(held_out.sources),
+        is_first=team.is_first,
         verdict=verdict,
     )
 

@@ -19,13 +19,6 @@ __all__ = ["Team"]
 Item = TypeVar("Item")
 
 _CPU = torch.device("cpu")
-
-
-def _plain(device: torch.device) -> torch.device:
-    """The CPU without a number, which a launcher may give it."""
-    return _CPU if device.type == "cpu" else torch.device(device)
-
-
 _PATIENCE = timedelta(hours=6)
 """How long one process may be busy with its own previews or with the first encoding of clips."""
 
@@ -93,3 +86,8 @@ class Team:
         finally:
             if self.is_first:
                 self.any(False)
+
+
+def _plain(device: torch.device) -> torch.device:
+    """The CPU without the number that a launcher gives it."""
+    return _CPU if device.type == "cpu" else device
