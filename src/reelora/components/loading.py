@@ -47,7 +47,7 @@ def _load_scheduler(source: Source) -> Any:
 
 
 _IMPOSSIBLE = (ValueError, TypeError, RuntimeError)
-"""What schedulers raise for values that cannot be; NotImplementedError, for a schedule that they do not know, is the last kind."""
+"""What schedulers raise for values that cannot be; NotImplementedError, for an unknown schedule, is of the last kind."""
 _SAME_NOISE = {"CogVideoXDDIMScheduler": "CogVideoXDPMScheduler"}
 _LOADERS: Mapping[str, Callable[[Source], Any]] = {
     **{tokenizer: _load_tokenizer for tokenizer, _ in TEXT_ROLES},
