@@ -27,6 +27,7 @@ __all__ = [
     "TrainingDivergedError",
     "UnknownScaleError",
     "first_few",
+    "first_line",
     "nearest",
 ]
 
@@ -70,6 +71,11 @@ class TrainingDivergedError(ReeloraError):
 def first_few(names: Sequence[str], *, count: int = 3) -> str:
     """The first names of a list, for a message: ``a, b, c ...``."""
     return ", ".join(names[:count]) + (" ..." if len(names) > count else "")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of another library says first; its kind where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """Settings of a verb: frozen models read from TOML and ``path=value`` pairs, with errors that name the nearest key."""
 
 import json
+import math
 import tomllib
 import types
 from collections.abc import Iterable, Iterator, Mapping
@@ -23,10 +24,12 @@ class Settings(BaseModel):
     def of(cls, values: Mapping[str, Any], *, where: str = "settings") -> Self:
         """Check ``values``; ConfigError lists everything that is wrong, each with its dotted path."""
         try:
-            return cls.model_validate(values)
+            settings = cls.model_validate(values)
         except ValidationError as error:
-            lines = [f"- {name} {text}" for name, text in _problems(cls, error).items()]
-            raise ConfigError("\n".join([f"{where}: {len(lines)} of its settings cannot be used:", *lines])) from None
+            raise _refusal(where, [f"{name} {text}" for name, text in _problems(cls, error).items()]) from None
+        if odd := [ascii(line)[1:-1] for line in _table_lines(settings, (), comments=False) if not _is_text(line)]:
+            raise _refusal(where, [f"{line} holds half a character, or bytes that are no UTF-8" for line in odd])
+        return settings
 
     @classmethod
     def read_toml(cls, path: Path, *, overrides: Iterable[str] = ()) -> Self:
@@ -66,6 +69,16 @@ def overridden(values: Mapping[str, Any], pairs: Iterable[str]) -> dict[str, Any
                 raise ConfigError(f"--set {pair!r}: {parent} is a value and has no settings inside it")
         table[leaf] = _toml_value(text.strip())
     return result
+
+
+def _refusal(where: str, problems: list[str]) -> ConfigError:
+    lines = [f"- {problem}" for problem in problems]
+    return ConfigError("\n".join([f"{where}: {len(lines)} of its settings cannot be used:", *lines]))
+
+
+def _is_text(line: str) -> bool:
+    """Whether a file can hold it."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in line)
 
 
 def _toml_value(text: str) -> Any:
@@ -148,9 +161,11 @@ def _choices(annotation: Any) -> list[str]:
 
 
 def _literal(value: Any) -> str:
-    """A TOML literal: TOML reads JSON's strings, numbers, booleans and lists."""
+    """A TOML literal: TOML reads JSON's strings, numbers, booleans and lists, but for infinity and the letter DEL."""
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{json.dumps(key)} = {_literal(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple | list):
         return "[" + ", ".join(_literal(item) for item in value) + "]"
-    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False)
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return json.dumps(str(value) if isinstance(value, Path) else value, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -116,6 +116,26 @@ def test_inspect_beside_a_base_tells_relative_norms_and_what_fusing_would_lose(r
         assert text in out
 
 
+def test_programs_can_read_what_is_said_beside_a_base_of_zeros(reelora, style, tmp_path):
+    """A ratio to nothing is infinite, which JSON has no word for."""
+    write_tensors(
+        tmp_path / "zeros.safetensors",
+        {f"{name.removeprefix('transformer.')}.weight": torch.zeros(WIDTH, WIDTH) for name in NAMES},
+    )
+    out = reelora("inspect", style, "--base", tmp_path / "zeros.safetensors", "--json").out
+    rows = json.loads(out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))["values"]
+    assert [row["relative_norm"] for row in rows] == [None] * len(NAMES)
+
+
+def test_a_page_that_is_there_is_found_before_the_values_are_read(reelora, style, tmp_path):
+    (tmp_path / "page.html").write_text("mine")
+    result = reelora("inspect", style, "--html", tmp_path / "page.html")
+    assert (result.code, result.err.splitlines()) == (
+        2,
+        [f"reelora: {tmp_path / 'page.html'} is there already and is left as it is; name another file or delete it."],
+    )
+
+
 def test_inspect_warns_in_plain_words(reelora, unknown):
     result = reelora("inspect", unknown)
     assert (result.code, "! Nothing says how strong" in result.out) == (0, True)
@@ -209,6 +229,12 @@ def test_diff_names_the_modules_that_differ_most(reelora, style, motion):
         (("convert", "{style}", "{tmp}/a.safetensors", "--to", "kohia"), "did you mean 'kohya'"),
         (("convert", "{style}", "{tmp}/a.safetensors", "--dtype", "fp8"), "No dtype is called"),
         (("convert", "{tmp}/none.safetensors", "{tmp}/a.safetensors"), "none.safetensors"),
+        (
+            ("convert", "{tmp}/none.safetensors", "{tmp}/nowhere/a.safetensors"),
+            "nowhere: There is no such folder; make it first",
+        ),
+        (("convert", "{tmp}/none.safetensors", "{tmp}/a.safetensors", "--to", "sat"), "has to end in .pt"),
+        (("inspect", "~nobody-of-this-name/a.safetensors"), "~nobody-of-this-name"),
         (("merge", "{tmp}/a.safetensors", "-a", "{style}", "--method", "ties"), "density="),
         (("merge", "{tmp}/a.safetensors", "-a", "{style}=x"), "has to be a number"),
         (("resize", "{style}", "{tmp}/a.safetensors"), "rank"),

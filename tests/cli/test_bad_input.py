@@ -1,6 +1,7 @@
 """Bad input: one clear message, exit code 2, no traceback, and nothing half-written."""
 
 import json
+import os
 
 import pytest
 from disk import files_of_at_most
@@ -267,6 +268,19 @@ def test_the_model_in_the_package_is_never_written_to(reelora, clips):
     before = {path: path.stat().st_mtime_ns for path in MODEL.rglob("*")}
     assert reelora("precompute", "--data", clips).code == 0
     assert {path: path.stat().st_mtime_ns for path in MODEL.rglob("*")} == before
+
+
+def test_a_name_that_is_no_text_is_refused_before_the_model_is_loaded(reelora, tmp_path):
+    path = tmp_path / os.fsdecode(b"caf\xe9.mp4")
+    result = reelora("generate", "a red circle", "-o", path)
+    assert (result.code, "is no UTF-8 text" in result.err) == (2, True), result.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_error_is_one_line_where_nothing_was_in_progress(reelora, tmp_path):
+    for arguments in (("inspect", tmp_path / "none.safetensors"), ("generate", "a", "-o", tmp_path / "nowhere" / "a.mp4")):
+        result = reelora(*arguments)
+        assert (result.code, len(result.err.splitlines())) == (2, 1), result.err
 
 
 def test_an_error_brings_no_control_characters_to_the_terminal(reelora, tmp_path):

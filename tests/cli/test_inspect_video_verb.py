@@ -31,6 +31,14 @@ def test_a_video_of_another_program_is_shown_without_a_story(reelora, tmp_path):
     assert set(json.loads(reelora("inspect", path, "--json").out)) == {"file"}
 
 
+def test_options_that_are_for_adapters_are_refused(reelora, tmp_path):
+    result = reelora("inspect", tmp_path / "cat.mp4", "--deep", "--html", tmp_path / "page.html")
+    assert (result.code, result.err) == (
+        2,
+        "reelora: --deep, --html would have no say of a video or picture: leave them out.\n",
+    )
+
+
 def test_what_is_no_video_is_a_users_mistake(reelora, tmp_path):
     (tmp_path / "text.webm").write_text("hello")
     for name in ("text.webm", "missing.mp4"):

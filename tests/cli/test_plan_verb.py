@@ -38,6 +38,17 @@ def test_a_training_run_is_planned_with_the_published_figure(reelora, tmp_path):
     assert ": met." in done.out
 
 
+def test_options_of_generation_are_refused_in_the_plan_of_a_run(reelora):
+    done = reelora("plan", "pocket", "--frames", "9", "--unguided", "--precision", "bf16", "--set", "loop.steps=5")
+    assert (done.code, done.out) == (2, "")
+    assert "--frames, --unguided, --precision would have no say in the plan of a training run" in done.err
+
+
+def test_counts_are_at_least_one(reelora):
+    for option in ("--frames", "--height", "--width", "--steps", "--batch-size"):
+        assert reelora("plan", "pocket", option, "0").code == 2
+
+
 def test_a_job_that_fits_nowhere_ends_with_2_and_says_what_to_do(reelora):
     done = reelora("plan", "zai-org/CogVideoX-5b", "--device", "2GiB")
     assert done.code == 2
@@ -55,3 +66,11 @@ def test_mistakes_are_one_clear_line(reelora):
         assert done.code == 2
         assert said in done.err
         assert len(done.err.splitlines()) == 1
+
+
+def test_a_home_that_nobody_has_is_named(reelora):
+    done = reelora("plan", "~nobody-of-this-name/model")
+    assert (done.code, done.err) == (
+        2,
+        "reelora: ~nobody-of-this-name/model: Nobody of this name has a home folder here\n",
+    )

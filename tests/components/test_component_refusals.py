@@ -29,8 +29,17 @@ def test_a_missing_role_says_which_roles_there_are(model, edit_json):
     assert load_components(model, roles=["scheduler"]).scheduler is not None
 
 
-def test_a_role_that_the_index_leaves_empty_is_missing(model, edit_json):
-    edit_json(model / "model_index.json", text_encoder=[None, None])
+@pytest.mark.parametrize("names", [None, 5, [], ["diffusers"], "x"])
+def test_an_index_that_names_no_scheduler_is_no_index_of_one(model, edit_json, names):
+    edit_json(model / "model_index.json", scheduler=names)
+    assert load_components(model, roles=["vae"]).scheduler_class is None
+    with pytest.raises(ComponentError, match=r"scheduler: .* names none; it has tokenizer, text_encoder, transformer, vae\.$"):
+        load_components(model, roles=["scheduler"])
+
+
+@pytest.mark.parametrize("names", [None, [None, None]])
+def test_a_role_that_the_index_leaves_empty_is_missing(model, edit_json, names):
+    edit_json(model / "model_index.json", text_encoder=names)
     assert load_components(model).roles == ("tokenizer", "transformer", "vae", "scheduler")
     with pytest.raises(ComponentError, match=r"text_encoder: .* names none"):
         load_components(model, roles=["text_encoder"])
@@ -210,6 +219,15 @@ def test_a_hub_id_without_a_connection_says_what_to_do(offline_hub):
     with pytest.raises(
         ComponentError, match=r"'owner/model' is no folder here, and the hub did not give it: .*pass its folder"
     ):
+        load_components("owner/model")
+
+
+def test_a_hub_that_fails_without_a_word_is_still_one_clear_error(monkeypatch):
+    def fail(*_, **__):
+        raise OSError
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fail)
+    with pytest.raises(ComponentError, match=r"'owner/model' is no folder here, and the hub did not give it: OSError"):
         load_components("owner/model")
 
 

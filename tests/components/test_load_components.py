@@ -280,6 +280,8 @@ def test_a_fingerprint_is_of_weights_settings_and_words_and_not_of_files(model, 
     file.unlink()
     transformer.save_pretrained(model / "transformer", max_shard_size="8KB")
     edit_json(model / "transformer" / "config.json", _diffusers_version="0.1")
+    (model / "tokenizer" / ".DS_Store").write_bytes(b"icons")
+    assert fingerprint_of(model, "tokenizer") == before["tokenizer"]
     assert fingerprint_of(model, "transformer") == before["transformer"]
 
     edit_json(model / "vae" / "config.json", scaling_factor=0.8)

@@ -1,6 +1,7 @@
 """Which clips a folder holds."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -97,11 +98,11 @@ def test_a_default_caption_is_given_to_the_clips_that_have_none_and_to_no_others
     assert [clip.caption for clip in list_clips(tmp_path, default_caption="a cat")] == ["a cat", "a cat", "a dog"]
 
 
-@pytest.mark.parametrize("repeats", ["0", "-1", "1.5", "often", "true", "[2]"])
+@pytest.mark.parametrize("repeats", ["0", "-1", "1.5", "often", "true", "[2]", "1000001", "9" * 5000])
 def test_repeats_that_are_no_count_are_refused_by_row(tmp_path, repeats):
-    text = repeats if repeats in ("0", "-1", "1.5", "true", "[2]") else f'"{repeats}"'
+    text = repeats if repeats in ("0", "-1", "1.5", "true", "[2]", "1000001") else f'"{repeats}"'
     put(tmp_path, a__mp4="", metadata__jsonl=f'{{"video": "a.mp4", "text": "a", "repeats": {text}}}')
-    with pytest.raises(DataError, match=r"1 of 1 clips have repeats that are no whole number from 1 on: metadata\.jsonl:1"):
+    with pytest.raises(DataError, match=r"1 of 1 clips have repeats that .* from 1 to 1,000,000: metadata\.jsonl:1"):
         list_clips(tmp_path)
 
 
@@ -188,6 +189,34 @@ def test_captions_that_are_missing_empty_or_no_text_are_all_named(tmp_path):
     assert "1 of 5 clips have a caption that is no UTF-8 text: c.mp4" in message
 
 
+def test_names_and_captions_that_no_manifest_could_repeat_are_refused_before_anything_is_encoded(tmp_path):
+    put(tmp_path, a__mp4="", metadata__jsonl='{"file_name": "a.mp4", "text": "a \\ud83d cat"}')
+    with pytest.raises(DataError, match=r"1 of 1 clips have a caption with half a character .*: metadata\.jsonl:1 'a\.mp4'"):
+        list_clips(tmp_path)
+    (tmp_path / "metadata.jsonl").unlink()
+    put(tmp_path, a__txt="a cat")
+    odd = os.fsdecode(b"caf\xe9")
+    (tmp_path / f"{odd}.mp4").touch()
+    (tmp_path / f"{odd}.txt").write_text("coffee")
+    with pytest.raises(DataError, match=r"1 of 2 clips have a name that is no UTF-8 text .*: 'caf\\udce9\.mp4'"):
+        list_clips(tmp_path)
+
+
+def test_a_row_that_names_the_folder_itself_is_a_missing_file(tmp_path):
+    put(tmp_path, metadata__jsonl='{"file_name": ".", "text": "a"}')
+    with pytest.raises(DataError, match=r"1 of 1 clips are missing: metadata\.jsonl:1"):
+        list_clips(tmp_path)
+
+
+def test_folders_behind_links_are_looked_into_and_links_in_a_circle_once(tmp_path):
+    put(tmp_path / "elsewhere", a__mp4="", a__txt="a cat")
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    (clips / "cats").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(clips)
+    assert pairs(list_clips(clips)) == [("cats/a.mp4", "a cat")]
+
+
 def test_two_videos_cannot_share_one_caption(tmp_path):
     put(tmp_path, a__mp4="", a__mov="", a__txt="which?")
     with pytest.raises(DataError, match=r"share one caption.*a\.mov, a\.mp4"):
@@ -214,6 +243,12 @@ def test_a_folder_without_a_clear_list_of_clips_is_an_error(tmp_path, files, mes
 def test_lines_that_are_no_json_objects_are_all_counted(tmp_path):
     put(tmp_path, a__mp4="", metadata__jsonl='{"file_name": "a.mp4", "text": "a"}\n[1]\n{"file_name": \n')
     with pytest.raises(FileFormatError, match="2 of 3 lines are no JSON object, first line 2, line 3"):
+        list_clips(tmp_path)
+
+
+def test_a_line_of_many_levels_is_no_json_object_either(tmp_path):
+    put(tmp_path, metadata__jsonl="[" * 200_000)
+    with pytest.raises(FileFormatError, match="1 of 1 lines are no JSON object"):
         list_clips(tmp_path)
 
 

@@ -92,6 +92,10 @@ def test_uniform_pieces_reach_from_the_beginning_to_the_end():
     assert [first for _, first in found(video(49), "9x32x48", kind="uniform", count=1)] == [0]
 
 
+def test_more_uniform_pieces_than_frames_are_one_at_each_frame():
+    assert [first for _, first in found(video(12), "9x32x48", kind="uniform", count=10**12)] == [0, 1, 2, 3]
+
+
 def test_pieces_beyond_the_most_are_said():
     result = pieces_of(video(100), buckets("9x32x48"), ClipChoice(kind="sliding", stride=1, most=10))
     assert len(result.pieces) == 10

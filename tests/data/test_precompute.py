@@ -209,7 +209,7 @@ def test_refused_clips_can_be_left_out_and_are_then_listed(data_folder, cache):
     for name in ["0", "1", "2"]:
         (data_folder / f"{name}.mp4").unlink()
         (data_folder / f"{name}.txt").unlink()
-    with pytest.raises(DataError, match="1 of 1 clips cannot be used"):
+    with pytest.raises(DataError, match="1 of 1 clips cannot be used:"):
         run(data_folder, cache, skip_refused=True)
 
 
@@ -343,7 +343,7 @@ def test_a_film_that_is_damaged_inside_is_found_while_others_are_encoded_and_nam
     film = data_folder / "0.mp4"
     spoil(film)
     encoders = Encoders()
-    with pytest.raises(DataError, match=r"1 of 3 clips cannot be used:\n  .*0\.mp4.*is damaged"):
+    with pytest.raises(DataError, match=r"1 of 3 clips cannot be used \(data\.skip_refused = .*\):\n  .*0\.mp4.*is damaged"):
         run(data_folder, cache, encoders=encoders)
     assert encoders.videos == 2
     with pytest.raises(DataError, match="no complete cache"):

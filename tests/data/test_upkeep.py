@@ -16,7 +16,9 @@ from reelora.data import (
     cache_sets,
     in_use,
     list_clips,
+    made_clips,
     plan_pruning,
+    probe_files,
     unused_entries,
     verify_cache,
 )
@@ -104,3 +106,55 @@ def test_nothing_is_deleted_while_a_cache_is_filled_and_many_may_fill_it(cache):
         pass
     with alone_in(cache):
         pass
+
+
+def make_clips(cache: Path, name: str, *, days: float) -> Path:
+    """Two clips of a class with their list, used so many days ago."""
+    folder = cache / ".made" / name
+    folder.mkdir(parents=True)
+    used_at = time.time() - days * 86400
+    for file in ("000000.png", "000001.png", "facts.json", "metadata.jsonl"):
+        (folder / file).write_bytes(b"12345")
+        os.utime(folder / file, (used_at, used_at))
+    return folder
+
+
+def test_clips_of_a_class_are_listed_and_pruned_by_their_last_use(cache):
+    young, old = make_clips(cache, "young", days=1), make_clips(cache, "old", days=40)
+    assert [(made.folder, made.num_clips, made.size_bytes) for made in made_clips(cache)] == [(old, 2, 20), (young, 2, 20)]
+    assert plan_pruning(cache, days=60).files == ()
+    pruning = plan_pruning(cache, days=35)
+    assert [file.path for file in pruning.files] == [old]
+    assert pruning.size_bytes == 20
+    os.utime(old / "metadata.jsonl")
+    assert plan_pruning(cache, days=35).files == ()
+    os.utime(old / "metadata.jsonl", (0, 0))
+    pruning.run()
+    assert (young.is_dir(), old.exists()) == (True, False)
+
+
+def test_a_clip_of_a_class_that_was_left_half_written_goes_alone(cache):
+    half = make_clips(cache, "young", days=1) / ".000002.123.png"
+    half.write_bytes(b"half")
+    assert [file.path for file in plan_pruning(cache, days=60).files] == [half]
+    os.utime(half, (0, 0))
+    pruning = plan_pruning(cache, days=0.5)
+    assert half.parent in [file.path for file in pruning.files]
+    assert half not in [file.path for file in pruning.files]
+    pruning.run()
+    assert not half.parent.exists()
+
+
+def test_facts_of_videos_go_with_the_last_data_set_that_names_them(cache, data_folder):
+    (data_folder / "2.mp4").unlink()
+    (data_folder / "2.txt").unlink()
+    smallest = replace(SETTINGS, clip=replace(SETTINGS.clip, num_frames=1))
+    precompute(list_clips(data_folder), cache, smallest, **Encoders().factories())
+    for path in (cache / "sets").iterdir():
+        if '"num_frames": 1,' not in path.read_text():
+            os.utime(path, (0, 0))
+    assert len(probe_files(cache)) == 3
+    plan_pruning(cache, days=7).run()
+    assert len(cache_sets(cache)[0]) == 1
+    assert len(probe_files(cache)) == 2
+    assert unused_entries(cache) == []

@@ -63,13 +63,19 @@ def stock(kind, folder, **settings: Any):
 # ---- image to video
 
 
+def scaling_images(model, folder, invert):
+    """A copy of a model whose VAE says that latents of images are divided by its scale, or multiplied."""
+    shutil.copytree(model, folder)
+    config = folder / "vae" / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"invert_scale_latents": invert}))
+    return folder
+
+
 @pytest.mark.parametrize("invert", [False, True])
 @pytest.mark.parametrize("kind", ["5B-I2V", "1.5-I2V"])
 def test_an_image_becomes_the_video_of_the_stock_pipeline(folders, tmp_path, picture, kind, invert):
     """The scale of its latents is the one that the published pipeline takes: for 1.5 the inverse."""
-    folder = shutil.copytree(folders[kind], tmp_path / "model")
-    config = folder / "vae" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"invert_scale_latents": invert}))
+    folder = scaling_images(folders[kind], tmp_path / "model", invert)
     clip = Session(folder).generate("a star", image=picture, seed=4, steps=3, guidance=5.0)
     size = {"num_frames": FRAMES[kind], "height": 32, "width": 32}
     shown = Session(folder).job("a star", image=picture).source_frames()
@@ -83,9 +89,7 @@ def test_an_image_becomes_the_video_of_the_stock_pipeline(folders, tmp_path, pic
 @pytest.mark.parametrize("kind", ["5B-I2V", "1.5-I2V"])
 def test_generation_shows_the_latents_of_an_image_at_the_scale_of_training(folders, tmp_path, picture, kind, invert):
     """Three programs use three scales for CogVideoX 1.5; here the catalog's is the only one."""
-    folder = shutil.copytree(folders[kind], tmp_path / "model")
-    config = folder / "vae" / "config.json"
-    config.write_text(json.dumps(json.loads(config.read_text()) | {"invert_scale_latents": invert}))
+    folder = scaling_images(folders[kind], tmp_path / "model", invert)
     session, seen = Session(folder), []
     session.parts.transformer.register_forward_pre_hook(
         lambda module, args, options: seen.append(options["hidden_states"]), with_kwargs=True

@@ -1,7 +1,12 @@
 """Settings: typed, frozen, and clear about what is wrong."""
 
+import os
+import tomllib
+from math import inf
+from pathlib import Path
+
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from reelora.errors import ConfigError
@@ -42,12 +47,21 @@ def test_the_commented_file_holds_the_defaults_and_every_setting(tmp_path):
     assert "learning_rate = 0.0001" in path.read_text()
 
 
-@given(st.text(min_size=1).filter(lambda text: text.isprintable()))
+@given(st.text(st.characters(codec="utf-8"), min_size=1))
+@example("\x7f")
 def test_any_text_can_be_a_model_name(name):
     config = TrainConfig.of({"model": name})
-    import tomllib
-
     assert tomllib.loads(config.toml())["model"] == name
+
+
+def test_an_infinite_number_survives_its_file():
+    config = TrainConfig.with_overrides(["prior.weight=inf"])
+    assert tomllib.loads(config.toml())["prior"]["weight"] == inf
+
+
+def test_text_that_no_file_can_hold_is_refused_by_its_name():
+    with pytest.raises(ConfigError, match=r'1 of its settings .*\n- folder = "caf\\udce9" holds half a character'):
+        TrainConfig.of({"data": {"folder": Path(os.fsdecode(b"caf\xe9"))}})
 
 
 @pytest.mark.parametrize("pair", ["loop.steps", "=3", "model.name=x"])

@@ -1,12 +1,13 @@
 """A file appears whole or not at all."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 from disk import files_of_at_most
 
-from reelora.tensorio import atomic_path, open_tensors, write_tensors
+from reelora.tensorio import atomic_folder, atomic_path, open_tensors, write_tensors
 
 
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(tmp_path):
@@ -70,3 +71,21 @@ def test_an_oserror_of_another_file_is_passed_on_as_it_is(tmp_path):
 
     with pytest.raises(FileNotFoundError, match="other"):
         reads_elsewhere()
+
+
+def test_errors_name_what_a_new_folder_and_its_files_will_be_called(tmp_path, monkeypatch):
+    def fills(folder):
+        with atomic_folder(folder) as fresh:
+            write_tensors(fresh / "a.safetensors", {"w": torch.zeros(10_000)})
+
+    with files_of_at_most(4096), pytest.raises(OSError, match=r"new/a\.safetensors"):
+        fills(tmp_path / "new")
+
+    def denies(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "mkdir", denies)
+    with pytest.raises(PermissionError) as error:
+        fills(tmp_path / "new")
+    assert error.value.filename == str(tmp_path / "new")
+    assert not list(tmp_path.iterdir())

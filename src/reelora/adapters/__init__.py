@@ -11,7 +11,7 @@ from .read import adapter_of, read_adapter
 from .report import ModuleReport, advice_on, check_fits, content_hash, facts_of, report_modules
 from .source import Source, open_source
 from .spec import ATTENTION_TARGETS, LoraSpec
-from .write import PROOFS, WRITTEN, Written, write_adapter, write_with_report
+from .write import PROOFS, WRITTEN, Written, check_destination, write_adapter, write_with_report
 
 __all__ = [
     "ATTENTION_TARGETS",
@@ -40,6 +40,7 @@ __all__ = [
     "base_of",
     "by_role",
     "changed_elsewhere",
+    "check_destination",
     "check_fits",
     "compared_with_base",
     "content_hash",

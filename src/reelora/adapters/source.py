@@ -10,8 +10,17 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from reelora.errors import AdapterError, FileFormatError, first_few
-from reelora.tensorio import open_checkpoint, open_tensors, parse_json, shown
+from reelora.errors import AdapterError, FileFormatError, first_few, first_line
+from reelora.tensorio import (
+    SAT_TRACKER,
+    expanded,
+    open_checkpoint,
+    open_tensors,
+    parse_json,
+    read_iteration,
+    read_sat_yaml,
+    shown,
+)
 
 __all__ = ["Source", "open_source"]
 
@@ -22,9 +31,6 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 NO_HUB_IDS = (".safetensors", ".json", ".yaml", *PICKLES)
 NOTES = "reelora"
 """Where a SAT file of ours holds what a safetensors file holds in its header."""
-
-MAX_YAML_BYTES = 1_000_000
-"""SAT's own have some thousand; the parser takes a second for each megabyte."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -49,7 +55,7 @@ def open_source(path_or_id: str | Path, *, sat_config: Sequence[str | Path] = ()
 
     Raises FileNotFoundError where there is none, FileFormatError where it is no such file, AdapterError for an unclear folder.
     """
-    path = Path(path_or_id).expanduser()
+    path = expanded(path_or_id)
     if not path.exists() and _is_hub_id(str(path_or_id)):
         path = _snapshot(str(path_or_id))
     if path.is_dir():
@@ -99,7 +105,7 @@ def _config_beside(path: Path) -> dict[str, Any] | None:
 
 def _the_one_in(folder: Path) -> Path:
     """The adapter file of a folder."""
-    if (folder / "latest").is_file():
+    if (folder / SAT_TRACKER).is_file():
         return _sat_file(folder)
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
     found = [name for name in names if name in PEFT_FILES and CONFIG in names][:1]
@@ -113,9 +119,7 @@ def _the_one_in(folder: Path) -> Path:
 
 def _sat_file(folder: Path) -> Path:
     """``<latest>/mp_rank_00_model_states.pt`` of a SAT checkpoint that is not sharded."""
-    iteration = (folder / "latest").read_text(errors="replace").strip()
-    if not re.fullmatch(r"\d{1,12}|release", iteration):
-        raise FileFormatError(f"{folder / 'latest'} says {iteration[:40]!r}; it has to name an iteration or 'release'.")
+    iteration = read_iteration(folder)
     shards = sorted((folder / iteration).glob("mp_rank_*_model_states.pt"))
     if not shards:
         raise FileNotFoundError(2, "No mp_rank_00_model_states.pt, though `latest` names this folder", str(folder / iteration))
@@ -147,10 +151,9 @@ def _sat_lora(paths: Sequence[str | Path]) -> tuple[float, int]:
 def _yaml(path: Path) -> Any:
     import yaml
 
-    if (size_bytes := path.stat().st_size) > MAX_YAML_BYTES:
-        raise FileFormatError(f"{path}: {size_bytes:,} bytes are no SAT YAML, which has at most {MAX_YAML_BYTES:,}.")
+    raw = read_sat_yaml(path)
     try:
-        return yaml.safe_load(path.read_bytes())
+        return yaml.safe_load(raw)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: no valid YAML: {shown(str(error))}") from error
 
@@ -168,5 +171,4 @@ def _snapshot(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", CONFIG], ignore_patterns=["*/*"]))
     except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise FileNotFoundError(2, f"No such file here, and the hub did not give it: {reason}", hub_id) from error
+        raise FileNotFoundError(2, f"No such file here, and the hub did not give it: {first_line(error)}", hub_id) from error

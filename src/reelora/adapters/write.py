@@ -23,7 +23,7 @@ from .source import CONFIG, NOTES, Source
 from .spec import alpha_for
 from .threads import one_thread
 
-__all__ = ["PROOFS", "WRITTEN", "Written", "write_adapter", "write_with_report"]
+__all__ = ["PROOFS", "WRITTEN", "Written", "check_destination", "write_adapter", "write_with_report"]
 
 WRITTEN: Mapping[str, Layout] = {layout.name: layout for layout in LAYOUTS if layout.is_written}
 """The layouts that can be written, by name."""
@@ -63,7 +63,7 @@ def write_with_report(
     a wrong ending, or a path that a folder would replace.
     """
     path, row = Path(path), _row(layout)
-    _check_path(path, layout)
+    check_destination(path, layout)
     if dtype is not None and dtype not in PROOFS:
         raise ConfigError(f"dtype is {dtype}: it has to be one of {', '.join(map(str, PROOFS))}.")
     adapter.check_usable()
@@ -91,7 +91,8 @@ def _row(layout: str) -> Layout:
     return WRITTEN[layout]
 
 
-def _check_path(path: Path, layout: str) -> None:
+def check_destination(path: Path, layout: str) -> None:
+    """Raise ConfigError for a path that an adapter of this layout cannot have: a wrong ending, or a folder that exists."""
     ending = {"sat": ".pt", "peft": ""}.get(layout, ".safetensors")
     if path.suffix != ending and ending:
         raise ConfigError(f"{path} has to end in {ending}, the only ending of a {layout} adapter.")

@@ -28,10 +28,12 @@ from . import (
 
 __all__ = ["main"]
 
-USERS_MISTAKE, STOPPED = 2, 130
+USERS_MISTAKE = 2
 OUT_OF_MEMORY_ADVICE = (
-    "The device has too little memory for this. Use fewer frames or a smaller size; in training also "
-    "--set loop.gradient_checkpointing=true and --set loop.batch_size=1, with loop.gradient_accumulation for larger steps."
+    "The device has too little memory for this. Use fewer frames or a smaller size. In training --set loop.memory=GIB, less "
+    "than this run took, or --set loop.gradient_checkpointing=true: the run goes on from its last checkpoint, bit for bit. "
+    "Where that is not enough: a new run with a smaller loop.batch_size and more loop.gradient_accumulation, or a smaller "
+    "lora.rank."
 )
 VERBS = (
     demo.demo,
@@ -90,10 +92,6 @@ def main() -> None:
         if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
             raise
         _end("\n".join([str(error), *getattr(error, "__notes__", [OUT_OF_MEMORY_ADVICE])]))
-    except SystemExit as end:
-        if end.code == STOPPED:  # typer's answer to Ctrl-C
-            print("reelora: stopped. What is finished is kept, and nothing is half-written.", file=sys.stderr)
-        raise
 
 
 def _end(message: str) -> NoReturn:

@@ -21,7 +21,7 @@ app = typer.Typer(name="cache", help="What the cache of clips holds: ls, verify,
 
 @app.command("ls")
 def list_sets(folder: Folder, as_json: AsJson = False) -> None:
-    """List the data sets of a cache, each in one size and for one model, and what none of them uses.
+    """List the data sets of a cache, each in one size and for one model, clips of a class, and what no data set uses.
 
     Example: reelora cache ls clips/
     """
@@ -38,7 +38,10 @@ def verify(folder: Folder, as_json: AsJson = False) -> None:
     """
     from reelora import recipes
 
-    damaged = recipes.verify_files(folder)
+    from .terminal import Terminal
+
+    with Terminal() as terminal:
+        damaged = recipes.verify_files(folder, listener=terminal)
     rows = [{"path": str(damage.path), "reason": damage.reason} for damage in damaged]
     print(json.dumps({"damaged": rows}) if as_json else "\n".join([*(row["reason"] for row in rows), f"{len(rows)} damaged"]))
     if damaged:
@@ -51,7 +54,10 @@ def prune(
     days: Annotated[
         float,
         typer.Option(
-            "--days", min=0, help="Also data sets that no precompute or training used for so many days.", show_default="none"
+            "--days",
+            min=0,
+            help="Also data sets and clips of a class that no precompute or training used for so many days.",
+            show_default="none",
         ),
     ] = inf,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would go.")] = False,
@@ -63,7 +69,10 @@ def prune(
     """
     from reelora import recipes
 
-    pruning, size_bytes = recipes.prune_cache(folder, days=days, dry_run=dry_run)
+    from .terminal import Terminal
+
+    with Terminal() as terminal:
+        pruning, size_bytes = recipes.prune_cache(folder, days=days, dry_run=dry_run, listener=terminal)
     if as_json:
         rows = [{"path": str(file.path), "reason": file.reason} for file in pruning.files]
         print(json.dumps({"files": rows, "bytes": size_bytes, "is_deleted": not dry_run}))

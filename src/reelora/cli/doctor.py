@@ -16,8 +16,8 @@ MISMATCH = 2
 
 
 def doctor(
-    model: Annotated[str | None, typer.Argument(metavar="[MODEL", help="A model's folder, a hub id, or pocket.")] = None,
-    adapter: Annotated[str | None, typer.Argument(metavar="ADAPTER]", help="An adapter of any layout.")] = None,
+    model: Annotated[str | None, typer.Argument(metavar="MODEL", help="A model's folder, a hub id, or pocket.")] = None,
+    adapter: Annotated[str | None, typer.Argument(metavar="ADAPTER", help="An adapter of any layout.")] = None,
     alpha: Alpha = None,
     producer: Producer = None,
     sat_config: SatConfig = None,

@@ -12,7 +12,7 @@ __all__ = ["generate"]
 
 def generate(
     prompts: Annotated[
-        list[str] | None, typer.Argument(metavar="[PROMPT...]", help="What the video shows; one video for each.")
+        list[str] | None, typer.Argument(metavar="PROMPT", help="What the video shows; one video for each.")
     ] = None,
     output: Annotated[
         Path | None,

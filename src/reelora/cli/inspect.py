@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import Alpha, AsJson, Producer, SatConfig
+from .options import Alpha, AsJson, Producer, SatConfig, refuse_unused
 from .printing import print_facts
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ LEVELS = " .:-=+*#%@"
 
 
 def inspect(
-    path: Annotated[str, typer.Argument(help="An adapter (file, folder or hub id), or a video or picture.")],
+    path: Annotated[str, typer.Argument(metavar="FILE", help="An adapter (file, folder or hub id), or a video or picture.")],
     deep: Annotated[bool, typer.Option("--deep", help="Read the values too: norms, effective ranks, NaN, hashes.")] = False,
     base: Annotated[
         str | None, typer.Option("--base", metavar="MODEL", help="Also compare with the weights of its base.")
@@ -37,9 +37,13 @@ def inspect(
     from .terminal import Terminal
 
     if recipes.is_video(Path(path)):
+        given = {"--base": base, "--alpha": alpha, "--from": producer, "--sat-config": sat_config, "--html": html}
+        refuse_unused({"--deep": deep, **given}, "of a video or picture")
         video = recipes.inspect_video(Path(path))
         print_facts(video.as_json() if as_json else video.facts, as_json=as_json)
         return
+    if html is not None:
+        recipes.check_new(html)
     with Terminal() as terminal:
         found = recipes.inspect(
             path,

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from reelora.recipes import TrainConfig
 
 __all__ = [
@@ -28,9 +30,10 @@ __all__ = [
     "SatConfig",
     "read_role_paths",
     "read_train_config",
+    "refuse_unused",
 ]
 
-ConfigFile = Annotated[Path | None, typer.Argument(metavar="[RUN.toml]", help="Settings of the run; all have defaults.")]
+ConfigFile = Annotated[Path | None, typer.Argument(metavar="RUN.toml", help="Settings of the run; all have defaults.")]
 Data = Annotated[Path | None, typer.Option("--data", help="Folder of videos with captions.")]
 Model = Annotated[
     str | None, typer.Option("--model", help="A folder in diffusers' layout, a hub id, or pocket.", show_default="pocket")
@@ -74,6 +77,14 @@ def read_role_paths(pairs: list[str] | None) -> dict[str, Path]:
     if wrong := [pair for pair, (role, _, path) in split.items() if not role or not path]:
         raise ConfigError(f"--path {wrong[0]!r} is no ROLE=PATH; an example is vae=CogVideoX-2b/vae.")
     return {role: Path(path) for role, _, path in split.values()}
+
+
+def refuse_unused(given: "Mapping[str, object]", where: str) -> None:
+    """Raise ConfigError for options, by name, that were given (are neither None nor False) and have no say in a case."""
+    from reelora.errors import ConfigError
+
+    if odd := [name for name, value in given.items() if value is not None and value is not False]:
+        raise ConfigError(f"{', '.join(odd)} would have no say {where}: leave {'it' if len(odd) == 1 else 'them'} out.")
 
 
 def read_train_config(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .options import AsJson, Overrides, SatConfig, read_train_config
+from .options import AsJson, Overrides, SatConfig, read_train_config, refuse_unused
 
 if TYPE_CHECKING:
     from reelora.plan import Choice
@@ -17,16 +17,20 @@ __all__ = ["plan"]
 def plan(
     model: Annotated[
         str | None,
-        typer.Argument(metavar="[MODEL]", help="A folder in diffusers' layout, a hub id, or pocket.", show_default="pocket"),
+        typer.Argument(metavar="MODEL", help="A folder in diffusers' layout, a hub id, or pocket.", show_default="pocket"),
     ] = None,
-    frames: Annotated[int | None, typer.Option("--frames", help="Number of frames.", show_default="the model's")] = None,
-    height: Annotated[int | None, typer.Option("--height", help="Pixels.", show_default="the model's")] = None,
-    width: Annotated[int | None, typer.Option("--width", help="Pixels.", show_default="the model's")] = None,
-    steps: Annotated[int | None, typer.Option("--steps", help="Steps of the sampler.", show_default="the model's")] = None,
-    batch_size: Annotated[int | None, typer.Option("--batch-size", help="Videos made at once.", show_default="1")] = None,
+    frames: Annotated[int | None, typer.Option("--frames", min=1, help="Number of frames.", show_default="the model's")] = None,
+    height: Annotated[int | None, typer.Option("--height", min=1, help="Pixels.", show_default="the model's")] = None,
+    width: Annotated[int | None, typer.Option("--width", min=1, help="Pixels.", show_default="the model's")] = None,
+    steps: Annotated[
+        int | None, typer.Option("--steps", min=1, help="Steps of the sampler.", show_default="the model's")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option("--batch-size", min=1, help="Videos made at once.", show_default="1")
+    ] = None,
     unguided: Annotated[bool, typer.Option("--unguided", help="Without guidance, which doubles every step.")] = False,
     adapter_rank: Annotated[
-        int | None, typer.Option("--adapter-rank", help="Sum of the ranks of the adapters that act.", show_default="0")
+        int | None, typer.Option("--adapter-rank", min=0, help="Sum of the ranks of the adapters that act.", show_default="0")
     ] = None,
     fused: Annotated[bool, typer.Option("--fused", help="The adapters are fused into the weights.")] = False,
     train: Annotated[
@@ -55,6 +59,10 @@ def plan(
     from reelora import recipes
 
     if train is not None or overrides:
+        given = {"--frames": frames, "--height": height, "--width": width, "--steps": steps, "--batch-size": batch_size}
+        others = {"--unguided": unguided, "--adapter-rank": adapter_rank, "--fused": fused, "--sat-config": sat_config}
+        told = {"--precision": None if precision == "auto" else precision}
+        refuse_unused({**given, **others, **told}, "in the plan of a training run, whose settings say all (--set)")
         choice = recipes.plan_run(read_train_config(train, overrides, model=model), device=device, memory=memory)
     else:
         asked = {

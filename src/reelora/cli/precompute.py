@@ -34,6 +34,8 @@ def precompute(
     from .terminal import Terminal
 
     settings = read_train_config(config, overrides, data__folder=data, model=model, device=device)
+    if sheet is not None:
+        recipes.check_sheet(sheet, settings.data)
     with Terminal() as terminal:
         place = recipes.find_device(settings.device)
         plan = recipes.plan_data(settings.model, settings.data, listener=terminal, is_read_whole=True)

@@ -7,7 +7,7 @@ from types import FrameType
 from typing import Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 __all__ = ["Terminal"]
 
@@ -25,13 +25,14 @@ class Terminal:
             TextColumn("{task.fields[note]}"),
             console=self.console,
         )
-        self._tasks = {}
+        self._tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._progress.stop()
+        if self._tasks:  # else there is nothing to end, and rich would print an empty line
+            self._progress.stop()
 
     def say(self, line: str) -> None:
         self.console.print(line, markup=False)

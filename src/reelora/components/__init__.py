@@ -11,6 +11,7 @@ from .encode import (
     encode_video,
     hear,
     long_prompts,
+    padded_in_front,
     to_video,
     tokenize,
 )
@@ -20,6 +21,7 @@ from .folder import Source
 from .origin import tensors_of
 from .part import Part
 from .positions import Positions, rotary_positions
+from .repeated import repeated_blocks, repeated_classes
 from .report import LoadReport, PartReport
 from .roles import ROLES, check_roles
 from .sat import (
@@ -71,8 +73,11 @@ __all__ = [
     "open_model",
     "open_sat",
     "open_weights",
+    "padded_in_front",
     "read_model",
     "rebuilt_tables",
+    "repeated_blocks",
+    "repeated_classes",
     "rotary_positions",
     "sat_settings",
     "tensors_of",

@@ -12,6 +12,7 @@ from torch import nn
 from reelora.adapters import Adapter
 from reelora.catalog import ModelFacts
 from reelora.errors import ComponentError, ConfigError
+from reelora.tensorio import expanded
 
 from .folder import open_folder
 from .origin import Dtypes, FolderOrigin, Loaded, Origin
@@ -67,7 +68,7 @@ def open_origin_of(
     paths: Mapping[str, str | Path] | None,
 ) -> Origin:
     """Where a model comes from: a SAT checkpoint if YAML or files say so, else a folder or hub id in diffusers' layout."""
-    overrides = {role: Path(path).expanduser() for role, path in (paths or {}).items()}
+    overrides = {role: expanded(path) for role, path in (paths or {}).items()}
     check_roles([*(roles or ()), *overrides])
     if sat_config is not None or path_or_id is None or is_sat(path_or_id):
         return open_origin(path_or_id, _listed(sat_config), overrides)
@@ -144,8 +145,18 @@ class Bundle:
 
     @property
     def text_roles(self) -> tuple[str, ...]:
-        """The roles that make prompt states out of text, loaded or not: tokenizers, each followed by its encoder."""
-        return self._origin.text_roles
+        """The roles that make prompt states out of text, loaded or not: tokenizers, each followed by its encoder.
+
+        Raises ComponentError for the refiner of SDXL, which has the second encoder alone.
+        """
+        roles = self._origin.text_roles
+        if "text_encoder_2" in roles and "text_encoder" not in roles:
+            raise ComponentError(
+                f"{self.root} has text_encoder_2 but no text_encoder: it is the refiner of SDXL, which only finishes pictures "
+                "of the base model, and is neither trained nor run here. Take the base model, "
+                "stabilityai/stable-diffusion-xl-base-1.0."
+            )
+        return roles
 
     @property
     def has_zero_unconditional(self) -> bool:
@@ -198,7 +209,7 @@ class Bundle:
         checkpoint. On any error nothing has changed. Raises what ``load_components`` raises, and ComponentError for a model in
         diffusers' layout and for parts that are offloaded.
         """
-        origin = self._origin.moved(Path(path).expanduser())
+        origin = self._origin.moved(expanded(path))
         networks = {role: part for role, part in self._parts.items() if isinstance(part, nn.Module)}
         if hooked := [role for role, part in networks.items() if any(_HOOK in vars(module) for module in part.modules())]:
             raise ComponentError(f"{', '.join(hooked)}: offloaded by a pipeline; load the weights before that is enabled.")

@@ -24,6 +24,7 @@ __all__ = [
     "encode_video",
     "hear",
     "long_prompts",
+    "padded_in_front",
     "to_video",
     "tokenize",
 ]
@@ -142,6 +143,16 @@ def encode_image(parts: Bundle, image: Video) -> LatentPosterior:
     """
     factor = parts.vae.config.scaling_factor
     return _posterior(parts, image, scale=1 / factor if parts.facts.invert_scale_latents else factor)
+
+
+def padded_in_front(latents: Float[Tensor, "*b f c h w"], frame_group: int) -> Float[Tensor, "*b f c h w"]:
+    """Latents with copies of the first frame in front, until the frames fill whole groups.
+
+    CogVideoX 1.5 makes one token of two latent frames. The copy is made before noise is added, so that each frame has noise
+    of its own. Source: CogVideo, finetune/models/cogvideox_t2v/lora_trainer.py.
+    """
+    first = latents[..., :1, :, :, :]
+    return torch.cat([*[first] * (-latents.shape[-4] % frame_group), latents], dim=-4)
 
 
 def to_video(clips: Sequence[FramesU8] | UInt8[Tensor, "b t h w c"]) -> Video:

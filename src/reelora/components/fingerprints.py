@@ -33,5 +33,6 @@ def _contents(source: Source) -> list[bytes]:
     if source.weights:
         contents.append(sampled_fingerprint(open_tensors(source.weights)).encode())
     elif is_tokenizer(source.role):
-        contents += [path.read_bytes() for path in sorted(source.folder.iterdir()) if path.is_file()]
+        files = [path for path in sorted(source.folder.iterdir()) if path.is_file()]
+        contents += [path.read_bytes() for path in files if not path.name.startswith(".")]  # a desktop's own, such as .DS_Store
     return contents

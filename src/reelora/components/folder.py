@@ -6,12 +6,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from reelora.errors import ComponentError, first_few
-from reelora.tensorio import read_json
+from reelora.errors import ComponentError, first_line
+from reelora.tensorio import expanded, read_json
 
+from .holdings import holdings
 from .roles import CONFIG_FILES, ROLES, TOKENIZER_FILES, is_tokenizer, library_of
 
-__all__ = ["INDEX", "Source", "locate", "open_folder", "read_index"]
+__all__ = ["INDEX", "Source", "class_in", "held_roles", "locate", "open_folder", "read_index"]
 
 INDEX = "model_index.json"
 _WEIGHT_SUFFIXES = (".safetensors.index.json", ".safetensors")
@@ -43,7 +44,7 @@ def open_folder(path_or_id: str | Path, roles: Collection[str] | None) -> Path:
 
     Raises FileNotFoundError where it is neither, ComponentError where the hub does not give it.
     """
-    path = Path(path_or_id).expanduser()
+    path = expanded(path_or_id)
     if path.is_dir():
         return path
     if path.exists():
@@ -60,7 +61,7 @@ def read_index(root: Path) -> dict[str, Any]:
     if (root / "config.json").is_file():
         declared = _declared_class(read_json(root / "config.json")) or "a model"
         raise ComponentError(f"{root} has no {INDEX}: it holds one part, {declared}. Pass the folder above it.")
-    raise ComponentError(f"{root} has no {INDEX}, so it is no model folder in diffusers layout; it holds {_holdings(root)}.")
+    raise ComponentError(f"{root} has no {INDEX}, so it is no model folder in diffusers layout; it holds {holdings(root)}.")
 
 
 def locate(root: Path, role: str, override: Path | None = None) -> Source:
@@ -91,19 +92,30 @@ def locate(root: Path, role: str, override: Path | None = None) -> Source:
 def _folder_of(root: Path, role: str) -> tuple[Path, str]:
     """A role's folder and the class that the index names for it."""
     index = read_index(root)
-    names = index.get(role)
-    if not isinstance(names, list) or len(names) != 2 or not isinstance(names[1], str):
-        there = [name for name in ROLES if index.get(name, [None, None]) != [None, None]]
-        raise ComponentError(f"{role}: {root / INDEX} names none; it has {', '.join(there) or 'no role at all'}.")
+    class_name = class_in(index, role)
+    if class_name is None:
+        there = ", ".join(name for name in held_roles(index) if name != role) or "no other role"
+        raise ComponentError(f"{role}: {root / INDEX} names none; it has {there}.")
     if not (root / role).is_dir():
-        raise ComponentError(f"{role}: {root} has no folder {role}, which its {INDEX} names; it holds {_holdings(root)}.")
-    return root / role, names[1]
+        raise ComponentError(f"{role}: {root} has no folder {role}, which its {INDEX} names; it holds {holdings(root)}.")
+    return root / role, class_name
+
+
+def held_roles(index: Mapping[str, Any]) -> list[str]:
+    """The roles that an index does not leave empty, in the order of loading."""
+    return [role for role in ROLES if index.get(role) not in (None, [None, None])]
+
+
+def class_in(index: Mapping[str, Any], role: str) -> str | None:
+    """The class that an index names for a role; None where it names none."""
+    names = index.get(role)
+    return names[1] if isinstance(names, list) and len(names) == 2 and isinstance(names[1], str) else None
 
 
 def _read_config(folder: Path, role: str) -> dict[str, Any]:
     path = folder / CONFIG_FILES.get(role, "config.json")
     if not path.is_file():
-        raise ComponentError(f"{role}: {folder} has no {path.name}; it holds {_holdings(folder)}.")
+        raise ComponentError(f"{role}: {folder} has no {path.name}; it holds {holdings(folder)}.")
     return read_json(path)
 
 
@@ -129,7 +141,7 @@ def _check_class(folder: Path, role: str, named: str | None, declared: str | Non
 def _check_tokenizer(folder: Path, role: str) -> None:
     found = [name for name in TOKENIZER_FILES if (folder / name).is_file()]
     if not found:
-        raise ComponentError(f"{role}: {folder} has none of {', '.join(TOKENIZER_FILES)}; it holds {_holdings(folder)}.")
+        raise ComponentError(f"{role}: {folder} has none of {', '.join(TOKENIZER_FILES)}; it holds {holdings(folder)}.")
     if found[0].endswith(".json"):
         read_json(folder / found[0])
 
@@ -144,13 +156,9 @@ def _weights(folder: Path, role: str) -> Path:
         if len(found := sorted(folder.glob(f"*{suffix}"))) == 1:
             return found[0]
     raise ComponentError(
-        f"{role}: {folder} has no {library.weight_stem}.safetensors (nor its index); it holds {_holdings(folder)}. "
+        f"{role}: {folder} has no {library.weight_stem}.safetensors (nor its index); it holds {holdings(folder)}. "
         "Other formats must be converted to safetensors first."
     )
-
-
-def _holdings(folder: Path) -> str:
-    return first_few(sorted(entry.name for entry in folder.iterdir()), count=8) or "nothing"
 
 
 def _snapshot(hub_id: str, roles: Collection[str]) -> Path:
@@ -166,8 +174,7 @@ def _snapshot(hub_id: str, roles: Collection[str]) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=patterns))
     except (OSError, HFValidationError) as error:
-        reason = str(error).strip().splitlines()[0]
         raise ComponentError(
-            f"{hub_id!r} is no folder here, and the hub did not give it: {reason} Check the name and the connection, or "
-            "download the model elsewhere and pass its folder."
+            f"{hub_id!r} is no folder here, and the hub did not give it: {first_line(error)} Check the name and the "
+            "connection, or download the model elsewhere and pass its folder."
         ) from error

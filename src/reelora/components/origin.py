@@ -13,7 +13,7 @@ from reelora.catalog import ModelFacts, facts_for
 from reelora.errors import ComponentError
 from reelora.tensorio import TensorStore, open_tensors, read_json
 
-from .folder import Source, locate, read_index
+from .folder import Source, class_in, held_roles, locate, read_index
 from .loading import load_part
 from .part import Part
 from .report import PartReport, report_part
@@ -104,8 +104,8 @@ class FolderOrigin:
 
     @property
     def scheduler_class(self) -> str | None:
-        """The class of scheduler that the folder names."""
-        return read_index(self.root).get("scheduler", [None, None])[1]
+        """The class of scheduler that the folder names; None where it names none."""
+        return class_in(read_index(self.root), "scheduler")
 
     def facts(self, parts: Mapping[str, Any]) -> ModelFacts:
         """What the catalog knows of this model; of parts that are not here, the config is read."""
@@ -146,8 +146,8 @@ class FolderOrigin:
 
     def _named(self) -> list[str]:
         """The roles that the folder names, or that come from elsewhere, in the order of loading."""
-        index = read_index(self.root)
-        return [role for role in ROLES if index.get(role, [None, None]) != [None, None] or role in self.overrides]
+        held = held_roles(read_index(self.root))
+        return [role for role in ROLES if role in held or role in self.overrides]
 
     def _locate_all(self, roles: Sequence[str]) -> list[Source]:
         """Find every role before the first is loaded, so that all that is wrong is said at once."""

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from reelora.errors import ComponentError
-from reelora.tensorio import TensorStore, open_tensors
+from reelora.tensorio import TensorStore, expanded, open_tensors
 
 from .folder import INDEX, locate, open_folder
 from .roles import check_roles
@@ -17,7 +17,7 @@ def open_weights(path_or_id: str | Path, role: str) -> TensorStore:
     Raises as ``load_components`` does for a model, and as ``open_tensors`` does for weights alone.
     """
     check_roles([role])
-    path = Path(path_or_id).expanduser()
+    path = expanded(path_or_id)
     if path.is_file() or (path.is_dir() and not (path / INDEX).is_file()):
         return open_tensors(path)
     source = locate(open_folder(path_or_id, [role]), role)

@@ -12,17 +12,24 @@ from .entries import CacheSettings
 from .fitting import FITS, PADDINGS, Fit, Padding, fitted, place
 from .frames import ClipSettings, read_as, read_clip
 from .images import DrawEncoder, StoredImages
+from .made import MADE, MadeClips, made_clips
+from .manifest import SETS
 from .pieces import ChoiceKind, ClipChoice, Piece, pieces_of
 from .plan import OnProgress, Plan, PlannedClip, Refusal, plan_clips, read_first_frame
 from .probe import Probe, probe_video
+from .probes import probe_files
+from .read_only import mark_used
 from .reports import Change, ClipReport
 from .sampling import batch_indices
-from .sources import CaptionLines, ClipList, ClipSource, Media, list_clips
+from .sources import MEDIA, CaptionLines, ClipList, ClipSource, Media, list_clips
 from .upkeep import CacheSet, Damage, Pruning, alone_in, cache_sets, in_use, plan_pruning, unused_entries, verify_cache
 
 __all__ = [
     "FITS",
+    "MADE",
+    "MEDIA",
     "PADDINGS",
+    "SETS",
     "BatchPlan",
     "CacheSet",
     "CacheSettings",
@@ -41,6 +48,7 @@ __all__ = [
     "Damage",
     "DrawEncoder",
     "Fit",
+    "MadeClips",
     "Media",
     "OnProgress",
     "Padding",
@@ -61,11 +69,14 @@ __all__ = [
     "fitted",
     "in_use",
     "list_clips",
+    "made_clips",
+    "mark_used",
     "missing_entries",
     "pieces_of",
     "place",
     "plan_clips",
     "plan_pruning",
+    "probe_files",
     "probe_video",
     "read_as",
     "read_clip",

@@ -8,9 +8,10 @@ from reelora.errors import DataError
 
 from .encoding import ClipWork, PromptEncoder, PromptWork, VideoEncoder, encode_prompts, encode_videos
 from .entries import LATENTS, PROMPTS, CacheSettings, EntryKind, Facts, find_entry, key_of, read_entry
-from .manifest import SETS, EntryRecord, Manifest, ManifestClip, write_manifest
+from .manifest import EntryRecord, Manifest, ManifestClip, write_manifest
 from .plan import OnProgress, Plan, PlannedClip, Refusal, check_refusals
-from .probes import PROBES, write_probe
+from .probes import write_probe
+from .read_only import if_writable
 from .reports import ClipReport
 from .upkeep import in_use, unused_entries
 
@@ -66,19 +67,22 @@ def complete_cache(
     it, the encoder's fingerprint, the dtype, the version of the code), so it is never stale and never collides. Only what
     is ``todo`` is made, and a factory is called only if something of its kind is, the prompt encoder first. Clips are
     decoded by ``num_workers`` threads while others are encoded. Entries appear whole or not at all and the manifest comes
-    last: the job can be killed anywhere and goes on when called again, and several may work on one cache.
+    last: the job can be killed anywhere and goes on when called again, and several may work on one cache. A data set that is
+    complete may lie where nothing can be written.
 
     Raises DataError, before anything is encoded, with a line for each clip that cannot be used; with ``skip_refused``
     those are left out and listed in the summary and the manifest. A video that turns out to be damaged while it is decoded
     is refused in the same way once all others are encoded. Raises DataError also where an encoder gives values that are not
-    finite, and OSError where ``folder`` cannot be written or the disk is full.
+    finite, and OSError where something is missing and ``folder`` cannot be written or the disk is full.
     """
     _check_usable(plan, skip_refused)
-    for name in (LATENTS.folder, PROMPTS.folder, PROBES, SETS):
-        (folder / name).mkdir(parents=True, exist_ok=True)
-    with in_use(folder):
-        for clip in plan.clips:
-            write_probe(folder, clip.video, clip.probe)
+    if todo:
+        for kind in (LATENTS, PROMPTS):
+            (folder / kind.folder).mkdir(parents=True, exist_ok=True)
+    with in_use(folder, to_read=not todo):
+        with if_writable():
+            for clip in plan.clips:
+                write_probe(folder, clip.video, clip.probe)
         progress = _Progress(on_progress, total=len(todo))
         encode_prompts(todo.prompts, folder, settings, make_prompt_encoder, progress)
         outcome = encode_videos(

@@ -11,10 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from reelora.errors import ConfigError, DataError, first_few
-from reelora.tensorio import TensorStore, fingerprint
+from reelora.tensorio import fingerprint
 
-from .entries import LATENTS, PROMPTS, EntryKind, read_entry, read_whole_entry
+from .entries import LATENTS, PROMPTS, EntryKind, read_entry
 from .manifest import EntryRecord, ManifestClip, read_manifest
+from .memory import EntryMemory
 from .reports import ClipReport
 from .sampling import shuffled
 
@@ -44,16 +45,17 @@ class CachedClip(TypedDict):
 class CachedClips:
     """The clips of a data set that ``precompute`` made, in the order of its manifest.
 
-    ``path`` is the manifest, or the cache's folder if it holds only one. Tensors are views of mapped files: an item costs
-    memory only while it is used. The values of an entry are compared with their hash when it is first read. Raises DataError
-    where the cache is incomplete, or entries are missing, truncated or damaged, and names them; FileFormatError where the
-    manifest is not one.
+    ``path`` is the manifest, or the cache's folder if it holds only one. Tensors are views of mapped files, which cost memory
+    only while they are used, until ``memory`` is told to hold them; nobody may write into them. The values of an entry are
+    compared with their hash when it is first read. Raises DataError where the cache is incomplete, or entries are missing,
+    truncated or damaged, and names them; FileFormatError where the manifest is not one.
     """
 
     def __init__(self, path: Path) -> None:
         self.folder, self._manifest = read_manifest(Path(path))
         self._clips = self._manifest.clips
-        self._known: set[str] = set()
+        self.memory = EntryMemory(self.folder)
+        """What reads the entries, and holds them where it is told to; parts of one data set share it."""
         self._check_sizes()
 
     def __len__(self) -> int:
@@ -186,18 +188,8 @@ class CachedClips:
     def _prompt_states(self, key: str) -> TokenStates:
         return self._entry(PROMPTS, key, self._manifest.prompts)["prompt_states"]
 
-    def _entry(self, kind: EntryKind, key: str, records: Mapping[str, EntryRecord]) -> TensorStore:
-        """An entry, whose values are read whole and compared the first time."""
-        if key in self._known:
-            return read_entry(self.folder, kind, key)
-        store = read_whole_entry(self.folder, kind, key)
-        if store.metadata["fingerprint"] != records[key].fingerprint:
-            raise DataError(
-                f"{kind.path(self.folder, key)}: holds other values than when the data set was made: it was made anew since. "
-                "Run `reelora precompute` again."
-            )
-        self._known.add(key)
-        return store
+    def _entry(self, kind: EntryKind, key: str, records: Mapping[str, EntryRecord]) -> Mapping[str, Tensor]:
+        return self.memory.read(kind, key, fingerprint=records[key].fingerprint)
 
     def _entries(self) -> list[tuple[EntryKind, str, EntryRecord]]:
         manifest = self._manifest

@@ -14,15 +14,13 @@ from reelora.shapes import FramesU8
 
 from .decode import Picture, open_footage, pixels_of
 from .fitting import FITS, PADDINGS, Fit, Padding, fitted, place
-from .probe import Probe, frame_times, probe_of
+from .probe import MOST_FPS, Probe, frame_times, probe_of
 from .reports import ClipReport, report_of
 
 if TYPE_CHECKING:
     from av import VideoFrame
 
 __all__ = ["ClipSettings", "read_as", "read_clip", "too_short"]
-
-_MOST_FPS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +42,7 @@ class ClipSettings:
         wrongs = {
             "num_frames must be at least 1": self.num_frames < 1,
             "height and width must be at least 1": min(self.height, self.width) < 1,
-            f"fps must be positive and at most {_MOST_FPS}": not (isfinite(self.fps) and 0 < self.fps <= _MOST_FPS),
+            f"fps must be positive and at most {MOST_FPS}": not (isfinite(self.fps) and 0 < self.fps <= MOST_FPS),
             "min_share must lie in 0 to 1": not 0 <= self.min_share <= 1,
             f"fit {self.fit!r} is unknown, {nearest(self.fit, FITS)}": self.fit not in FITS,
             f"padding {self.padding!r} is unknown, {nearest(self.padding, PADDINGS)}": self.padding not in PADDINGS,
@@ -108,7 +106,7 @@ def too_short(probe: Probe, settings: ClipSettings) -> str:
     return (
         f"is too short: {probe.seconds:.2f} s give {probe.own_frames(settings.fps)} frames at {settings.fps:g} fps; "
         f"{settings.num_frames} are wanted and at least {settings.min_frames} are needed. "
-        "Give a longer clip, ask for fewer frames or lower min_share."
+        "Give a longer clip, ask for fewer frames or lower data.min_share."
     )
 
 

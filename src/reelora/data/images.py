@@ -10,7 +10,7 @@ from reelora.errors import DataError
 from reelora.shapes import FramesU8
 
 from .dataset import CachedClips
-from .entries import IMAGES, facts_of_image, find_entry, key_of, read_entry, read_whole_entry, write_entry
+from .entries import IMAGES, facts_of_image, find_entry, key_of, write_entry
 from .plan import OnProgress, PlannedClip, read_first_frame
 from .upkeep import in_use
 
@@ -28,13 +28,13 @@ class StoredImages:
 
     An entry is named by the key of the clip's own latents (so by the video's bytes, what is done to them, and the VAE) with
     count and seed: it is never stale, and clips that are equal share it. Values are compared with their hash when they are
-    first read. Asked for a clip by its name, gives its draws, which are views of a mapped file.
+    first read. Asked for a clip by its name, gives its draws, which are held in memory if the clips are.
     """
 
     def __init__(self, clips: CachedClips, *, count: int, seed: int) -> None:
         self._folder = clips.folder
         self._facts = {name: facts_of_image(key, draws=count, seed=seed) for name, key in clips.latents_keys.items()}
-        self._known: set[str] = set()
+        self._memory = clips.memory
 
     def missing(self, *, is_read_whole: bool = False) -> list[str]:
         """Names of the clips whose draws are not in the cache; what is there counts by header, or by value."""
@@ -54,25 +54,24 @@ class StoredImages:
     ) -> int:
         """Make what is missing, and say how much; ``make_encoder`` is called only if something is.
 
-        Entries appear whole or not at all: it can be killed anywhere and goes on when called again. Raises DataError where the
+        Entries appear whole or not at all: it can be killed anywhere and goes on when called again. Nothing is written where
+        nothing is missing. Raises DataError where the
         encoder gives values that are not finite.
         """
         names = self.missing(is_read_whole=is_read_whole)
+        if not names:
+            return 0
         clips = {clip.name: clip for clip in planned}
         (self._folder / IMAGES.folder).mkdir(exist_ok=True)
         with in_use(self._folder):
-            encode = make_encoder() if names else None
+            encode = make_encoder()
             for done, name in enumerate(names, 1):
-                assert encode is not None
                 self._write(name, encode(read_first_frame(clips[name]), str(self._facts[name]["latents"])))
                 on_progress(done, len(names), name)
         return len(names)
 
     def __call__(self, name: str) -> Draws:
-        key = key_of(self._facts[name])
-        store = read_entry(self._folder, IMAGES, key) if key in self._known else read_whole_entry(self._folder, IMAGES, key)
-        self._known.add(key)
-        return store["image_latents"]
+        return self._memory.read(IMAGES, key_of(self._facts[name]))["image_latents"]
 
     def _write(self, name: str, draws: Draws) -> None:
         if not bool(draws.isfinite().all()):

@@ -4,7 +4,6 @@ A manifest is named by the hash of its own text: data sets, sizes and models sha
 """
 
 import hashlib
-import os
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,6 +13,7 @@ from reelora.errors import DataError, FileFormatError, first_few
 from reelora.tensorio import atomic_path
 
 from .plan import Refusal
+from .read_only import mark_used
 from .reports import ClipReport
 
 __all__ = ["SETS", "EntryRecord", "Manifest", "ManifestClip", "manifests_in", "read_manifest", "write_manifest"]
@@ -117,8 +117,9 @@ def write_manifest(cache: Path, manifest: Manifest) -> Path:
     text = manifest.model_dump_json(indent=1).encode() + b"\n"
     path = cache / SETS / f"{hashlib.sha256(text).hexdigest()}.json"
     if path.is_file() and path.read_bytes() == text:
-        os.utime(path)
+        mark_used(path)
         return path
+    path.parent.mkdir(exist_ok=True)
     with atomic_path(path) as temporary:
         temporary.write_bytes(text)
     return path

@@ -108,8 +108,12 @@ def _sliding(probe: Probe, buckets: Sequence[ClipSettings], choice: ClipChoice) 
 
 
 def _uniform(probe: Probe, buckets: Sequence[ClipSettings], choice: ClipChoice) -> Pieces:
-    gaps = max(1, choice.count - 1)
-    return _at(probe, buckets, lambda room: [room * index // gaps for index in range(choice.count)])
+    return _at(probe, buckets, lambda room: _spread(room, min(choice.count, room + 1)))
+
+
+def _spread(room: int, count: int) -> list[int]:
+    gaps = max(1, count - 1)
+    return [room * index // gaps for index in range(count)]
 
 
 _CHOICES: Mapping[ChoiceKind, Callable[[Probe, Sequence[ClipSettings], ClipChoice], Pieces]] = {

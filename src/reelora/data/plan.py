@@ -89,7 +89,8 @@ def check_refusals(refusals: Sequence[Refusal], total: int) -> None:
     """Raise DataError with one line for each of some refusals, of so many clips."""
     if refusals:
         lines = "\n".join(f"  {refusal.reason}" for refusal in refusals)
-        raise DataError(f"{len(refusals)} of {total} clips cannot be used:\n{lines}")
+        hint = " (data.skip_refused = true goes on without them)" if len(refusals) < total else ""
+        raise DataError(f"{len(refusals)} of {total} clips cannot be used{hint}:\n{lines}")
 
 
 def plan_clips(

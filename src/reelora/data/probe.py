@@ -10,14 +10,14 @@ from reelora.errors import DataError
 
 from .decode import Footage, open_footage, turns_of
 
-__all__ = ["Probe", "frame_times", "probe_of", "probe_video"]
+__all__ = ["MOST_FPS", "Probe", "frame_times", "probe_of", "probe_video"]
 
 # A picture counts as shown a third of a frame early: containers round timestamps to their tick (Matroska: 1 ms), and
 # without slack every other frame of a 24 fps file would be read twice. A third, since sums of halves, quarters and
 # fifths (the ratios of common rates) never fall on its edge.
 _SLACK = 1 / 3
 
-_MOST_FPS = 1000
+MOST_FPS = 1000
 """No camera's file; what claims more has broken timestamps."""
 
 
@@ -69,7 +69,7 @@ def probe_of(footage: Footage) -> Probe:
 
 
 def _check_rate(footage: Footage) -> None:
-    if footage.num_frames > 1 and footage.fps > _MOST_FPS:
+    if footage.num_frames > 1 and footage.fps > MOST_FPS:
         raise DataError(
             f"{footage.path}: its {footage.num_frames} frames last {footage.seconds:.3g} s, which is {footage.fps:.0f} fps: "
             "its timestamps are broken. Encode it again at its true rate: ffmpeg -r 24 -i OLD NEW."

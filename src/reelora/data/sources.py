@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Literal, overload
 
 from reelora.errors import DataError, FileFormatError, first_few, nearest
+from reelora.tensorio import is_text, shown
 
 __all__ = [
     "CAPTION_COLUMNS",
@@ -45,11 +47,13 @@ CAPTION_COLUMNS = ("text", "caption", "prompt")
 REPEATS_COLUMN = "repeats"
 
 _SHOWN = 20
+_MOST_REPEATS = 1_000_000
+"""In an epoch; whoever wants a clip that often wants it alone."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClipSource:
-    """One clip of a data set. ``name`` is its path inside the folder, with forward slashes, on every system."""
+    """One clip of a data set. ``name`` is its path inside the folder, with forward slashes."""
 
     name: str
     path: Path
@@ -121,14 +125,14 @@ def list_clips(
       ``caption`` or ``prompt``); other columns are named by ``video_column`` and ``caption_column``. More captions stand
       in columns of the same name with ``_2``, ``_3`` ... behind, or in a JSON list; ``repeats`` is how often it is seen;
     - ``videos.txt`` with ``prompts.txt``, a line per clip in each, as CogVideo's ``finetune/`` reads them;
-    - otherwise every video in the folder and below, with a ``.txt`` of the same stem beside it, whose lines are one
-      caption or, with ``caption_lines="apart"``, several.
+    - otherwise every video in the folder and below, also behind links, with a ``.txt`` of the same stem beside it, whose lines
+      are one caption or, with ``caption_lines="apart"``, several.
 
     A list keeps its order, a folder is sorted by name; whatever begins with a dot is left alone. Names are relative
     to the folder. Captions have their white space collapsed; a clip without one gets ``default_caption`` if there is one.
     Raises DataError, which names everything that is wrong at once: no folder, no clip, two lists, rows without a name or
-    caption, missing files, files named twice, names that lead out of the folder. Whether a video can be decoded is for
-    ``plan_clips`` to say.
+    caption, missing files, files named twice, names that lead out of the folder, names and captions that no UTF-8 file can
+    repeat. Whether a video can be decoded is for ``plan_clips`` to say.
     """
     folder = Path(folder)
     names = _names_below(folder)
@@ -258,11 +262,17 @@ def _checked(folder: Path, form: str, rows: Sequence[_Row]) -> tuple[ClipSource,
         "lead out of the folder (give names relative to it)": [_shown(row) for row in rows if _escapes(row.name)],
         "are missing": [_shown(r) for r in rows if r.name and not _escapes(r.name) and not (folder / r.name).is_file()],
         "are named more than once": [name for name, count in named.items() if count > 1],
-        "share one caption with another video": [name for name in named if stems[_caption_name(name)] > 1],
+        "share one caption with another video": [name for name in named if stems and stems[_caption_name(name)] > 1],
+        "have a name that is no UTF-8 text (rename the file)": [shown(row.name) for row in rows if not is_text(row.name)],
         "have a caption that is no UTF-8 text": [row.name for row in rows if not row.is_text],
+        "have a caption with half a character (\\ud800 to \\udfff)": [
+            _shown(row) for row in rows if not all(map(is_text, row.captions))
+        ],
         "have no caption": [row.name for row in rows if row.is_text and not row.captions],
         "have an empty caption": [_shown(row) for row in rows if row.captions and not any(map(str.strip, row.captions))],
-        "have repeats that are no whole number from 1 on": [_shown(row) for row in rows if not _count(row.repeats)],
+        f"have repeats that are no whole number from 1 to {_MOST_REPEATS:,}": [
+            _shown(row) for row in rows if not _count(row.repeats)
+        ],
     }
     problems = [
         f"{len(bad)} of {len(rows)} clips {what}: {first_few(bad, count=_SHOWN)}" for what, bad in wrongs.items() if bad
@@ -309,8 +319,21 @@ def _names_below(folder: Path) -> list[str]:
     if not folder.is_dir():
         state = "is a file; give the folder that holds it" if folder.is_file() else "there is no such folder"
         raise DataError(f"{folder}: {state}. {_WANTED}")
-    relative = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    return sorted(path.as_posix() for path in relative if not any(part.startswith(".") for part in path.parts))
+    return sorted(path.relative_to(folder).as_posix() for path in _files_below(folder, frozenset()))
+
+
+def _files_below(folder: Path, above: frozenset[str]) -> Iterator[Path]:
+    """Links to folders are followed, but not back to a folder that they lie in."""
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _files_below(path, above | {real})
+        elif path.is_file():
+            yield path
 
 
 def _suffix(name: str) -> str:
@@ -342,7 +365,7 @@ def _lines_of(path: Path) -> list[str]:
 def _json_object(line: str) -> dict[str, object] | None:
     try:
         row = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return row if isinstance(row, dict) else None
 
@@ -357,9 +380,10 @@ def _cells(value: object) -> list[str]:
 
 
 def _count(value: object) -> int:
-    """A whole number from 1 on, 0 where it is none."""
+    """A whole number from 1 to the most, 0 where it is none."""
     text = str(value)
-    return int(text) if text.isascii() and text.isdecimal() else 0
+    is_count = text.isascii() and text.isdecimal() and len(text) <= len(str(_MOST_REPEATS))
+    return int(text) if is_count and int(text) <= _MOST_REPEATS else 0
 
 
 def _column(path: Path, known: Sequence[str], asked: str | None, usual: Sequence[str], option: str) -> str:

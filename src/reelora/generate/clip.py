@@ -11,7 +11,7 @@ import torch
 
 from reelora.errors import ConfigError, first_few, nearest
 from reelora.shapes import FramesU8
-from reelora.tensorio import atomic_path
+from reelora.tensorio import atomic_path, is_text, shown
 
 from .encode import CodecName
 from .formats import FORMATS, Crf, Size, encoding_of, problems_with
@@ -93,12 +93,14 @@ def check_destination(
 ) -> None:
     """Raise what ``save`` would raise for this path, before any work is done for it.
 
-    ConfigError for an unknown suffix, a folder, files that exist unless ``overwrite``, and what cannot be written at this
-    ``size`` (frames, height, width; where it is not known yet, nothing is said of it); OSError for a folder that is missing
-    or takes no files, which is found out with a short-lived one.
+    ConfigError for a name that is no UTF-8, an unknown suffix, a folder, files that exist unless ``overwrite``, and what
+    cannot be written at this ``size`` (frames, height, width; where it is not known yet, nothing is said of it); OSError for
+    a folder that is missing or takes no files, which is found out with a short-lived one.
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if not is_text(str(path)):
+        raise ConfigError(f"{shown(str(path))} is no UTF-8 text, as which libav takes names: choose another name.")
     if suffix not in FORMATS:
         raise ConfigError(f"{path}: {suffix} is no format for a clip, {nearest(suffix, filter(None, FORMATS))}.")
     if path.is_dir():
@@ -118,7 +120,7 @@ def _unwritable(what: str, suffix: str, problems: list[str]) -> str:
 def _check_free(path: Path, *, overwrite: bool, num_frames: int | None) -> None:
     if not overwrite and (found := existing_files(path, num_frames)):
         names = first_few([str(file) for file in found])
-        raise ConfigError(f"{names} exists already; choose another name, or allow it with overwrite=True.")
+        raise ConfigError(f"{names} exists already; choose another name, or allow it with overwrite=True (--overwrite).")
 
 
 class _ProbedError(Exception):

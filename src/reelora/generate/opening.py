@@ -1,5 +1,6 @@
 """Files of videos and images, opened so that nothing else is, with one clear error for what they are not."""
 
+import errno
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,7 +29,10 @@ def opened_video(path: Path, name: str) -> Iterator["InputContainer"]:
         try:
             with av.open(file, "r", format=name, metadata_errors="replace") as container:
                 yield container
-        except FFmpegError as error:
+        except (FFmpegError, OSError) as error:
+            # A file that is cut short sends libav to a place before its beginning, which Python's file refuses.
+            if not isinstance(error, FFmpegError) and error.errno != errno.EINVAL:
+                raise
             raise FileFormatError(f"{path}: is no {path.suffix[1:] or name} that can be read ({error.strerror}).") from error
 
 

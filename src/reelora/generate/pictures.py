@@ -13,6 +13,7 @@ from torch import Tensor
 from reelora.data import ClipSettings, Fit, fitted, place, probe_video, read_as
 from reelora.errors import ConfigError, DataError, FileFormatError
 from reelora.shapes import FramesU8
+from reelora.tensorio import expanded
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,7 +45,7 @@ def read_picture(path: str | Path) -> FramesU8:
     """
     from PIL import Image, ImageOps, UnidentifiedImageError
 
-    path = Path(path).expanduser()
+    path = expanded(path)
     with path.open("rb") as file:
         try:
             with Image.open(file) as image:
@@ -71,7 +72,7 @@ def read_frames(path: str | Path, *, count: int, fps: float) -> FramesU8:
     for a video that is truncated, damaged, has no pictures or too few of them, FileFormatError for what is no video, and
     OSError where the file is missing.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     if path.suffix.lower() in _UNREADABLE:
         raise DataError(f"{path}: a webp that moves cannot be read back as a video here. Give it as .mp4, .webm or .gif.")
     probe = probe_video(path)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from reelora.components import repeated_blocks, repeated_classes
 from reelora.errors import ConfigError
 from reelora.lora import use_attention
 from reelora.plan import Placement, Plan
@@ -18,8 +19,6 @@ __all__ = ["place", "unplace"]
 _ORDER = ("text_encoder", "text_encoder_2", "transformer", "unet", "vae")
 """Roles in the order in which a job needs them."""
 _DENOISERS = ("transformer", "unet")
-_REPEATED: Mapping[str, list[str]] = {"CogVideoXTransformer3DModel": ["CogVideoXBlock"]}
-"""Blocks of one kind that are compiled once for all, where diffusers' class does not say."""
 _HOST = torch.device("cpu")
 
 
@@ -123,13 +122,13 @@ def _cast(network: Any, undo: ExitStack) -> None:
 
 
 def _compile(network: Any, undo: ExitStack) -> None:
-    names = getattr(network, "_repeated_blocks", None) or _REPEATED.get(type(network).__name__)
+    names = repeated_classes(network)
     if not names:
         raise ConfigError(f"Nobody says which blocks of a {type(network).__name__} repeat: leave compile out of the plan.")
     if not network._repeated_blocks:
         network._repeated_blocks = names  # on this object alone; the class stays as it is
         undo.callback(vars(network).pop, "_repeated_blocks", None)
-    blocks = [module for module in network.modules() if type(module).__name__ in names]
+    blocks = repeated_blocks(network)
     before = [block._compiled_call_impl for block in blocks]
 
     def bring_back() -> None:

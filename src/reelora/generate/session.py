@@ -11,6 +11,7 @@ from reelora.components import Bundle, load_components
 from reelora.errors import ConfigError
 from reelora.lora import base_notes
 from reelora.plan import AUTO, Plan
+from reelora.tensorio import is_text, shown
 
 from .clip import Clip
 from .config import GenerateConfig
@@ -135,6 +136,8 @@ class Session:
         config.check_task(task)
         if not prompts or not all(isinstance(prompt, str) for prompt in prompts):
             raise ConfigError(f"Prompts have to be texts, at least one; not {prompts!r}.")
+        if odd := [shown(prompt) for prompt in (*prompts, config.negative_prompt) if not is_text(prompt)]:
+            raise ConfigError(f"A prompt has to be text that UTF-8 can hold; {odd[0]} has half a character or is no UTF-8.")
         source = self._source(image, video, config)
         uses = self._studio.shelf.resolve(adapters)
         notes = [

@@ -8,6 +8,7 @@ from typing import Any
 
 from reelora.adapters import Adapter, read_adapter
 from reelora.lora import Rack, models_of
+from reelora.tensorio import expanded
 
 from .uses import Adapters, AdapterUse, HeldAdapter, strength_of
 
@@ -68,7 +69,7 @@ class Shelf:
         return AdapterUse(name=name, held=held, strength=strength, source=str(key) if is_file else "")
 
     def _read(self, path: str | Path) -> HeldAdapter:
-        stamp = _stamp(Path(path).expanduser())
+        stamp = _stamp(expanded(path))
         if stamp in self._held:
             return self._hold(stamp, self._held[stamp].adapter)
         adapter = read_adapter(path)

@@ -9,6 +9,7 @@ from reelora.catalog import ModelFacts
 from reelora.data import Fit
 from reelora.errors import ConfigError
 from reelora.shapes import FramesU8
+from reelora.tensorio import expanded
 
 from .pictures import fit, frames_of, read_frames, read_picture
 
@@ -59,7 +60,7 @@ def read_video(video: Given, facts: ModelFacts, *, num_frames: int) -> Source:
 
 
 def _of_file(path: str | Path, frames: FramesU8) -> Source:
-    digest = hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    digest = hashlib.sha256(expanded(path).read_bytes()).hexdigest()
     return Source(frames=frames, name=str(path), sha256=digest)
 
 

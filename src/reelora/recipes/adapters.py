@@ -12,6 +12,7 @@ from reelora.adapters import (
     Written,
     algebra,
     changed_elsewhere,
+    check_destination,
     fingerprints_of,
     read_adapter,
     write_with_report,
@@ -20,6 +21,7 @@ from reelora.components import open_weights
 from reelora.errors import ConfigError, first_few, nearest
 
 from .adapter_texts import read_adapters
+from .files import check_parent
 from .listener import Listener
 from .machine import DTYPES
 from .model import find_model
@@ -37,7 +39,10 @@ WORST = 3
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """Where an adapter goes and in which form; ConfigError for one that cannot be."""
+    """Where an adapter goes and in which form.
+
+    Raises ConfigError for one that cannot be, OSError for a folder that is missing or takes no file, before any work is done.
+    """
 
     path: Path
     layout: str = ""
@@ -57,16 +62,21 @@ class Target:
             raise ConfigError(
                 f"{self.path} is there already and is left as it is; name another one, or a file with --overwrite."
             )
+        check_destination(self.path, self._form)
+        check_parent(self.path)
 
     def write(self, adapter: Adapter, listener: Listener) -> Written:
         """Write with proof, and say what the layout could not hold."""
-        layout = self.layout or ENDINGS[self.path.suffix]
-        written = write_with_report(adapter, self.path, layout, dtype=DTYPES.get(self.dtype))
+        written = write_with_report(adapter, self.path, self._form, dtype=DTYPES.get(self.dtype))
         for note in written.notes:
             listener.say(plain(note))
         size = sum(file.stat().st_size for file in (self.path.rglob("*") if self.path.is_dir() else [self.path]))
-        listener.say(f"{self.path}: {layout}, {size / 1e6:.1f} MB, largest relative difference {written.proof:.1e}")
+        listener.say(f"{self.path}: {self._form}, {size / 1e6:.1f} MB, largest relative difference {written.proof:.1e}")
         return written
+
+    @property
+    def _form(self) -> str:
+        return self.layout or ENDINGS[self.path.suffix]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 import torch
 
 from reelora.components import fingerprint_of
+from reelora.data import MADE, in_use, mark_used
 from reelora.errors import ConfigError
 from reelora.generate import GenerateConfig, Session
-from reelora.tensorio import atomic_path
 
 from .config import DataConfig, TrainConfig
 from .files import write_text
@@ -22,9 +22,6 @@ __all__ = ["check_class_clips", "class_data"]
 
 _VERSION = 1
 """Raise it when the same settings come to make other clips."""
-
-_MADE = ".made"
-"""Folder of the cache; hidden, since the cache may lie among the clips."""
 
 
 def check_class_clips(config: TrainConfig) -> None:
@@ -73,8 +70,16 @@ def _made(config: TrainConfig, device: torch.device, listener: Listener) -> Path
         "caption": config.prior.caption,
     }
     said = json.dumps(facts, sort_keys=True)
-    folder = config.data.cache_folder / _MADE / hashlib.sha256(said.encode()).hexdigest()
-    write_text(folder / "facts.json", said + "\n")
+    folder = config.data.cache_folder / MADE / hashlib.sha256(said.encode()).hexdigest()
+    folder.mkdir(parents=True, exist_ok=True)
+    with in_use(config.data.cache_folder, to_read=True):
+        _keep(folder / "facts.json", said + "\n")
+        _complete(folder, session, settings, config, listener)
+    return folder
+
+
+def _complete(folder: Path, session: Session, settings: GenerateConfig, config: TrainConfig, listener: Listener) -> None:
+    """Make the clips that a folder lacks, and list as many as the settings ask for."""
     suffix = ".png" if settings.num_frames == 1 else ".mp4"
     names = [f"{index:06d}{suffix}" for index in range(config.prior.count)]
     missing = [index for index, name in enumerate(names) if not (folder / name).is_file()]
@@ -82,9 +87,15 @@ def _made(config: TrainConfig, device: torch.device, listener: Listener) -> Path
     found = f"{len(missing)} made now, {len(names) - len(missing)} found in {folder}"
     listener.say(f"{'class':<10} {len(names)} of {config.prior.caption!r}: {found}")
     rows = [json.dumps({"file_name": name, "text": config.prior.caption}) for name in names]
-    with atomic_path(folder / "metadata.jsonl") as fresh:
-        fresh.write_text("\n".join(rows) + "\n", encoding="utf-8")
-    return folder
+    _keep(folder / "metadata.jsonl", "\n".join(rows) + "\n")
+
+
+def _keep(path: Path, text: str) -> None:
+    """Write a text; one that is there already is only marked as used now."""
+    if path.is_file() and path.read_bytes() == text.encode():
+        mark_used(path)
+    else:
+        write_text(path, text)
 
 
 def _settings(config: TrainConfig, session: Session) -> GenerateConfig:

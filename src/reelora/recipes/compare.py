@@ -1,11 +1,11 @@
 """A difference of two adapters, for people and for programs."""
 
-import math
 from dataclasses import asdict
 
 from reelora.adapters.algebra import Difference
 from reelora.errors import first_few
 
+from .numbers import finite
 from .texts import plain
 
 __all__ = ["diff_lines", "diff_rows"]
@@ -14,13 +14,12 @@ __all__ = ["diff_lines", "diff_rows"]
 def diff_rows(difference: Difference) -> dict[str, object]:
     """Plain values; an infinite ratio, which JSON lacks, is null."""
     return {
-        "relative_difference": _finite(difference.relative_difference),
-        "blocks": {block: _finite(value) for block, value in difference.blocks.items()},
+        "relative_difference": finite(difference.relative_difference),
+        "blocks": {block: finite(value) for block, value in difference.blocks.items()},
         "only_first": dict(difference.only_first),
         "only_second": dict(difference.only_second),
         "modules": {
-            name: {key: _finite(value) if isinstance(value, float) else value for key, value in asdict(row).items()}
-            for name, row in difference.modules.items()
+            name: {key: finite(value) for key, value in asdict(row).items()} for name, row in difference.modules.items()
         },
     }
 
@@ -40,7 +39,3 @@ def diff_lines(difference: Difference) -> list[str]:
         overlap = f"{row.output_overlap:.2f} / {row.input_overlap:.2f}"
         lines.append(f"  {row.relative_difference:>10.4g}  {row.cosine:>6.3f}  {overlap:>16}  {plain(name)}")
     return lines
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,6 +1,7 @@
 """A contact sheet of a data set: exactly what the model will see, with what it will be told."""
 
 from collections.abc import Iterable, Sequence
+from math import ceil
 from pathlib import Path
 from textwrap import wrap
 from typing import TYPE_CHECKING
@@ -10,10 +11,12 @@ from einops import rearrange
 from torch import Tensor
 from torch.nn.functional import interpolate
 
-from reelora.data import PlannedClip, read_as
+from reelora.data import MEDIA, PlannedClip, read_as
 from reelora.errors import ConfigError, DataError, FileFormatError
 from reelora.tensorio import atomic_path
 
+from .config import DataConfig
+from .files import check_new, check_parent, check_picture
 from .listener import Listener
 from .precompute import DataPlan
 from .texts import plain
@@ -21,7 +24,7 @@ from .texts import plain
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-__all__ = ["write_sheet"]
+__all__ = ["check_sheet", "write_sheet"]
 
 _FRAMES_SHOWN = 6
 _LONGEST_SIDE = 192
@@ -29,7 +32,19 @@ _LONGEST_SIDE = 192
 _CLIPS_PER_PAGE = 40
 _GAP, _LINE_HEIGHT, _LETTER_WIDTH = 6, 14, 6.2
 _PAPER, _INK, _RED = (255, 255, 255), (30, 30, 30), (190, 20, 20)
-_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+def check_sheet(path: Path, data: DataConfig) -> None:
+    """Raise ConfigError for a file that is no picture, is there already, or would be a clip at the next run, and OSError where
+    none can be made."""
+    check_picture(path)
+    check_new(path)
+    check_parent(path)
+    if path.suffix.lower() in MEDIA[data.media] and path.resolve().is_relative_to(data.folder.resolve()):
+        raise ConfigError(
+            f"{path} lies among the clips, and data.media = {data.media} makes a clip of every picture there: name a file "
+            f"outside of {data.folder}."
+        )
 
 
 def write_sheet(plan: DataPlan, path: Path, *, listener: Listener) -> list[Path]:
@@ -37,17 +52,19 @@ def write_sheet(plan: DataPlan, path: Path, *, listener: Listener) -> list[Path]
 
     Frames are what the VAE would be given, after resampling, cropping and padding, reduced where they are large. More than
     forty clips take further files: ``sheet-2.png`` ... A video that turns out to be damaged has its reason in its row, and so
-    have those that are refused. Raises ConfigError for a file that is no picture, before anything is decoded.
+    have those that are refused. Raises as ``check_sheet`` does, for every file, before anything is decoded.
     """
-    if path.suffix.lower() not in _SUFFIXES:
-        raise ConfigError(f"{path}: a sheet is a picture; end its name in {', '.join(_SUFFIXES)}.")
+    num_rows = len(plan.plan.clips) + len(plan.plan.refusals)
+    files = [_page_path(path, number) for number in range(1, 1 + ceil(num_rows / _CLIPS_PER_PAGE))]
+    for file in files:
+        check_sheet(file, plan.data)
     rows = []
     for done, clip in enumerate(plan.plan.clips, 1):
         rows.append(_row(clip))
         listener.progress("sheet", done, len(plan.plan.clips), clip.name)
     rows += [_text_row([f"refused {refusal.name}: {refusal.reason}"]) for refusal in plan.plan.refusals]
     pages = [rows[start : start + _CLIPS_PER_PAGE] for start in range(0, len(rows), _CLIPS_PER_PAGE)]
-    return [_write_page(page, _page_path(path, number)) for number, page in enumerate(pages, 1)]
+    return [_write_page(page, file) for page, file in zip(pages, files, strict=True)]
 
 
 def _page_path(path: Path, number: int) -> Path:

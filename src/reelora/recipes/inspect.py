@@ -20,6 +20,7 @@ from reelora.tensorio import webui_hashes
 
 from .listener import Listener
 from .model import find_model
+from .numbers import finite
 
 __all__ = ["Inspection", "inspect"]
 
@@ -45,9 +46,9 @@ class Inspection:
     advice: tuple[str, ...]
 
     def as_json(self) -> dict[str, object]:
-        """Plain values; ``modules`` is left out where nothing was read."""
-        deep = {"values": [asdict(module) for module in self.modules]} if self.modules else {}
-        return {**self.facts, "advice": list(self.advice), **deep}
+        """Plain values; ``values`` are left out where nothing was read, and an infinite ratio, which JSON lacks, is null."""
+        rows = [{name: finite(value) for name, value in asdict(module).items()} for module in self.modules]
+        return {**self.facts, "advice": list(self.advice), **({"values": rows} if rows else {})}
 
 
 def inspect(

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Protocol
 
-__all__ = ["Listener", "Silent", "StopsOnly"]
+__all__ = ["Listener", "Silent", "StopsOnly", "counted"]
 
 
 class Listener(Protocol):
@@ -47,3 +47,15 @@ class Silent:
 
     def stopping(self) -> AbstractContextManager[Callable[[], bool]]:
         return nullcontext(lambda: False)
+
+
+def counted(listener: Listener, task: str, total: int) -> Callable[[], None]:
+    """Called after each of ``total`` units of a task, it tells the listener how many are done."""
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        listener.progress(task, done, total)
+
+    return count

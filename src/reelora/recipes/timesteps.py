@@ -10,7 +10,7 @@ from reelora.train import Diffusion, TimestepConfig, loss_weights, seen_shares
 
 from . import html
 from .config import TrainConfig
-from .files import write_text
+from .files import check_new, write_text
 from .model import find_model
 
 __all__ = ["timesteps_section", "write_timesteps_page"]
@@ -19,7 +19,11 @@ _BINS = 50
 
 
 def write_timesteps_page(config: TrainConfig, path: Path) -> None:
-    """Write a page that shows how often every noise level is seen and how much its error counts."""
+    """Write a page that shows how often every noise level is seen and how much its error counts.
+
+    Raises ConfigError for a file that is there already, before anything is read.
+    """
+    check_new(path)
     diffusion = Diffusion.of(load_components(find_model(config.model), roles=["scheduler"]).scheduler)
     page = html.page("Timesteps", [timesteps_section(config.loop.timesteps, diffusion)], footer=f"Reelora {__version__}.")
     write_text(path, page)

@@ -39,8 +39,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Lend a fresh folder beside ``path``, which becomes the new folder ``path`` when the block ends well.
 
-    On any failure, Ctrl-C included, it is removed with all that is in it. Raises FileExistsError where ``path`` exists,
-    OSError that names it where its parent is missing or cannot take it.
+    On any failure, Ctrl-C included, it is removed with all that is in it. Raises FileExistsError where ``path`` exists, OSError
+    where its parent is missing or cannot take it; errors name files inside by what they would be called.
     """
     path = Path(path)
     if path.exists():
@@ -51,10 +51,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         temporary.mkdir()
         yield temporary
-        for entry in temporary.iterdir():
+        for entry in temporary.rglob("*"):
             _flush(entry)
         temporary.rename(path)
         _flush(path.parent)
+    except OSError as error:
+        named = str(error.filename or path).replace(str(temporary), str(path))
+        raise OSError(error.errno, error.strerror or str(error), named) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from reelora.catalog import facts_for
 from reelora.errors import ConfigError
+from reelora.tensorio import expanded
 
 from .classes import DDIM, DYNAMIC_GUIDER, IDENTITY_FIRST_STAGE, MODEL, ROTARY, SINE_TABLE
 from .reading import Read, read_class
@@ -148,7 +149,7 @@ def _model(paths: Sequence[str | Path], settings: Setting, read: Read) -> SatMod
         text=_text(read["conditioner_config"]),
         lora=_lora(network["modules"]["lora_config"]),
         sampling=_sampling(read["sampler_config"]),
-        load=load.file.parent / Path(load.value).expanduser() if load and isinstance(load.value, str) else None,
+        load=load.file.parent / expanded(load.value) if load and isinstance(load.value, str) else None,
         num_dead_positions=network["transformer_args"]["max_sequence_length"],
         where=network.where,
     )

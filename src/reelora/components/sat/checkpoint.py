@@ -8,28 +8,29 @@ from pathlib import Path
 
 from torch import Tensor
 
-from reelora.errors import AdapterError, ComponentError, FileFormatError, first_few
+from reelora.components.holdings import holdings
+from reelora.errors import AdapterError, ComponentError, first_few
 from reelora.layouts import SAT_ROLES, adapter_keys, sat_names
 from reelora.tensorio import (
+    SAT_TRACKER,
     CheckpointStore,
     DeferredStore,
     DeferredTensor,
     Tensors,
     cat_apart,
     open_checkpoint,
+    read_iteration,
     read_json,
     same_bytes,
 )
 
 __all__ = ["SatCheckpoint", "find_files", "is_checkpoint", "open_sat"]
 
-TRACKER = "latest"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 ROOTS = ("module", "state_dict", "model")
 """Where the tensors lie in a file; else at its top."""
 
 _SHARD = re.compile(r"mp_rank_(\d{2,4})_model_states\.pt")
-_ITERATION = re.compile(r"[1-9]\d{0,11}|release")
 _PROGRESS = ("iteration", "global_steps")
 """Notes of DeepSpeed that tell how far a training was."""
 _COMPARED_BYTES = 2**20
@@ -80,7 +81,7 @@ def is_checkpoint(path: Path) -> bool:
     """Whether a path is a SAT checkpoint: a torch file, or a folder with ``latest`` or with shards."""
     if path.is_file():
         return path.suffix in PICKLES
-    return (path / TRACKER).is_file() or bool(_shards_in(path))
+    return (path / SAT_TRACKER).is_file() or bool(_shards_in(path))
 
 
 def open_sat(path: Path) -> SatCheckpoint:
@@ -107,7 +108,7 @@ def find_files(path: Path) -> tuple[Path, ...]:
     folder = path if _shards_in(path) else path / _iteration(path)
     shards = _shards_in(folder)
     if not shards:
-        reason = f"No mp_rank_00_model_states.pt, though `{TRACKER}` names this folder (it holds {_holdings(folder)})"
+        reason = f"No mp_rank_00_model_states.pt, though `{SAT_TRACKER}` names this folder (it holds {holdings(folder)})"
         raise FileNotFoundError(2, reason, str(folder))
     expected = max(_parallel_size(path), len(shards), max(shards) + 1)
     if missing := [f"mp_rank_{rank:02d}_model_states.pt" for rank in range(expected) if rank not in shards]:
@@ -118,17 +119,14 @@ def find_files(path: Path) -> tuple[Path, ...]:
 
 
 def _iteration(folder: Path) -> str:
-    tracker = folder / TRACKER
+    tracker = folder / SAT_TRACKER
     if not tracker.is_file():
-        inner = [entry.name for entry in sorted(folder.iterdir()) if (entry / TRACKER).is_file()]
-        hint = f"Pass {folder / inner[0]}, which has one." if inner else f"It holds {_holdings(folder)}."
-        raise ComponentError(f"{folder} has no file {TRACKER}, which names the iteration of a SAT checkpoint. {hint}")
-    with tracker.open("rb") as file:
-        iteration = file.read(64).decode(errors="replace").strip()
-    if not _ITERATION.fullmatch(iteration):
-        raise FileFormatError(f"{tracker} says {iteration[:40]!r}; it has to name an iteration, such as 1000, or 'release'.")
+        inner = [entry.name for entry in sorted(folder.iterdir()) if (entry / SAT_TRACKER).is_file()]
+        hint = f"Pass {folder / inner[0]}, which has one." if inner else f"It holds {holdings(folder)}."
+        raise ComponentError(f"{folder} has no file {SAT_TRACKER}, which names the iteration of a SAT checkpoint. {hint}")
+    iteration = read_iteration(folder)
     if not (folder / iteration).is_dir():
-        reason = f"There is no such folder, though {tracker} names it ({folder.name} holds {_holdings(folder)})"
+        reason = f"There is no such folder, though {tracker} names it ({folder.name} holds {holdings(folder)})"
         raise FileNotFoundError(2, reason, str(folder / iteration))
     return iteration
 
@@ -144,10 +142,6 @@ def _parallel_size(folder: Path) -> int:
     configs = (folder / "model_config.json", folder.parent / "model_config.json")
     said = next((read_json(file).get("model_parallel_size") for file in configs if file.is_file()), 1)
     return said if type(said) is int and 1 <= said <= 1024 else 1
-
-
-def _holdings(folder: Path) -> str:
-    return first_few(sorted(entry.name for entry in folder.iterdir()), count=8) or "nothing"
 
 
 def _tensors_of(file: Path) -> CheckpointStore:

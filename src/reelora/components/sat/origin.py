@@ -20,7 +20,7 @@ from reelora.components.roles import ROLES, TEXT_ROLES
 from reelora.components.skeleton import build_skeleton, computed_buffers
 from reelora.components.weights import fill_network
 from reelora.errors import ComponentError, ConfigError, first_few
-from reelora.tensorio import Tensors, read_json
+from reelora.tensorio import Tensors, expanded, read_json
 
 from .architecture import SatModel, read_model
 from .checkpoint import find_files, is_checkpoint
@@ -145,7 +145,7 @@ def open_origin(path: str | Path | None, sat_config: Sequence[str | Path] | None
     Raises ConfigError where no YAML describes the checkpoint, what `read_model` and `find_files` raise.
     """
     model = read_model(sat_config or _config_beside(path))
-    root = model.load if path is None else Path(path).expanduser()
+    root = model.load if path is None else expanded(path)
     if root is None:
         raise ConfigError(f"{model.files[-1]}: names no checkpoint (args.load); pass its path.")
     find_files(root)
@@ -154,12 +154,12 @@ def open_origin(path: str | Path | None, sat_config: Sequence[str | Path] | None
 
 def is_sat(path: str | Path) -> bool:
     """Whether a path is a SAT checkpoint and no model folder in diffusers' layout."""
-    there = Path(path).expanduser()
+    there = expanded(path)
     return not (there / INDEX).is_file() and is_checkpoint(there)
 
 
 def _config_beside(path: str | Path | None) -> list[Path]:
-    beside = Path(path or "").expanduser() / CONFIG_BESIDE
+    beside = expanded(path or "") / CONFIG_BESIDE
     if path is None or not beside.is_file():
         what = (
             f"{path} is a SAT checkpoint, which does not say what model it is"

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from reelora.errors import nearest
-from reelora.tensorio import shown
+from reelora.tensorio import expanded, shown
 
 from .settings import Setting
 
@@ -61,7 +61,7 @@ class Read:
 
     def path(self, name: str) -> Path:
         """A path among the values, which is relative to the file that names it."""
-        return self.given[name].file.parent / Path(self.values[name]).expanduser()
+        return self.given[name].file.parent / expanded(self.values[name])
 
 
 def read_class(setting: Setting, classes: tuple[SatClass, ...], problems: list[str]) -> Read | None:

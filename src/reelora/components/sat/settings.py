@@ -14,12 +14,10 @@ from typing import Any
 import yaml
 
 from reelora.errors import ConfigError, FileFormatError, first_few
-from reelora.tensorio import shown
+from reelora.tensorio import expanded, read_sat_yaml, shown
 
 __all__ = ["Setting", "read_settings"]
 
-MAX_YAML_BYTES = 1_000_000
-"""SAT's own have some thousand; the parser takes a second for each megabyte."""
 MAX_SETTINGS = 10_000
 """Aliases can make a short file unfold without end."""
 MAX_DEPTH = 32
@@ -79,7 +77,7 @@ def read_settings(paths: Sequence[str | Path]) -> Setting:
     """
     if not paths:
         raise ConfigError("A SAT checkpoint does not say what model it is: pass the YAML files as sat_config=[...].")
-    merged = reduce(_merged, [_read(Path(path).expanduser()) for path in paths])
+    merged = reduce(_merged, [_read(expanded(path)) for path in paths])
     texts = [setting for setting in merged.walk() if isinstance(setting.value, str) and _INTERPOLATION.search(setting.value)]
     if texts:
         listed = first_few([f"{setting.where}: {shown(setting.value)}" for setting in texts])
@@ -106,11 +104,9 @@ def _chosen(earlier: Setting | None, later: Setting | None) -> Setting:
 
 
 def _read(path: Path) -> Setting:
-    size_bytes = path.stat().st_size
-    if size_bytes > MAX_YAML_BYTES:
-        raise FileFormatError(f"{path}: {size_bytes:,} bytes are no SAT YAML, which has at most {MAX_YAML_BYTES:,}.")
+    raw = read_sat_yaml(path)
     try:
-        node = yaml.compose(path.read_bytes().decode(), Loader=yaml.SafeLoader)
+        node = yaml.compose(raw.decode(), Loader=yaml.SafeLoader)
         setting = _Builder(path).build(node, 0) if node else None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise FileFormatError(f"{path}: no valid YAML: {shown(' '.join(str(error).split()))}") from error

@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from reelora.components import Bundle, encode_video, tiled, to_video
+from reelora.components import Bundle, encode_video, padded_in_front, tiled, to_video
 from reelora.generate.frames import to_frames
 from reelora.generate.jobs import Job
 from reelora.generate.prompts import EncodedTexts, PromptBook
@@ -141,8 +141,7 @@ def _video(pipeline: Any, parts: Bundle, jobs: Sequence[Job], generators: Genera
 
 def _noisy(parts: Bundle, job: Job, generator: torch.Generator, scheduler: Any) -> Latents:
     latents = encode_video(parts, to_video([job.source_frames()])).sample(generator).cpu()
-    padding = parts.facts.padded_latent_frames(job.config.num_frames) - latents.shape[1]
-    latents = torch.cat([latents[:, :1].expand(-1, padding, -1, -1, -1), latents], dim=1)
+    latents = padded_in_front(latents, parts.facts.patch_size_t or 1)
     noise = torch.randn(latents.shape, generator=generator)
     return scheduler.add_noise(latents, noise, scheduler.timesteps[:1].cpu())
 

@@ -1,7 +1,6 @@
 """The verb: find, plan, write, check, and say what came of it."""
 
 import json
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -12,11 +11,11 @@ import torch
 from reelora.adapters import write_adapter
 from reelora.components import ModelFiles, check_roles, open_model
 from reelora.errors import ConfigError, FileFormatError, first_few, nearest
-from reelora.recipes.files import check_folder, fresh_folder
-from reelora.recipes.listener import Listener
+from reelora.recipes.files import check_parent, check_room
+from reelora.recipes.listener import Listener, counted
 from reelora.recipes.machine import DTYPES
 from reelora.recipes.model import find_model
-from reelora.tensorio import same_bytes
+from reelora.tensorio import atomic_folder, same_bytes
 
 from .plan import Plan
 from .to_diffusers import plan_diffusers
@@ -81,11 +80,11 @@ def convert_checkpoint(
     model = open_model(find_model(source) if source else None, roles=_asked(form, roles), sat_config=sat_config, paths=paths)
     merges = lora == "merge"
     plan = _plan(model, output, form=form, dtype=DTYPES[dtype] if dtype else None, merges=merges, mp=mp)
-    _check_room(plan)
+    check_room(plan.size_bytes, output)
     for note in (*_lora_notes(model, lora), *plan.notes):
         listener.say(note)
-    with fresh_folder(output) as fresh:
-        _write(plan, model, fresh, merges=merges, on_done=_counter(plan, "convert", listener))
+    with atomic_folder(output) as fresh:
+        _write(plan, model, fresh, merges=merges, on_done=counted(listener, "convert", plan.num_tensors))
         checked = _check(plan, model, fresh, form=form, merges=merges, listener=listener) if check else None
     outcome = CheckpointOutcome(
         output=output,
@@ -132,16 +131,7 @@ def _check_settings(form: str, lora: str, dtype: str, mp: int, roles: Sequence[s
 def _check_output(output: Path) -> None:
     if output.exists() or output.is_symlink():
         raise ConfigError(f"{output} is there already and is left as it is; name a new folder.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(2, "There is no such folder; make it first", str(output.parent))
-    check_folder(output.parent)
-
-
-def _check_room(plan: Plan) -> None:
-    needed, free = plan.size_bytes, shutil.disk_usage(plan.output.parent).free
-    if needed > free:
-        message = f"There is no room for the output: it takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        raise OSError(28, message, str(plan.output.parent))
+    check_parent(output)
 
 
 def _write(plan: Plan, model: ModelFiles, fresh: Path, *, merges: bool, on_done: Callable[[], object]) -> None:
@@ -159,7 +149,7 @@ def _write(plan: Plan, model: ModelFiles, fresh: Path, *, merges: bool, on_done:
 
 def _check(plan: Plan, model: ModelFiles, fresh: Path, *, form: str, merges: bool, listener: Listener) -> int:
     """How many tensors were read again; FileFormatError for one that is not what it should be."""
-    on_done = _counter(plan, "check", listener)
+    on_done = counted(listener, "check", plan.num_tensors)
     wrong: list[str] = []
     for file in plan.files:
         written = file.read(fresh)
@@ -187,17 +177,6 @@ def _odd_on_the_way_back(plan: Plan, model: ModelFiles, fresh: Path, *, merges: 
         for name, tensor in wanted.items()
         if name not in back or not same_bytes(back[name].compute(), tensor.compute())
     ]
-
-
-def _counter(plan: Plan, task: str, listener: Listener) -> Callable[[], None]:
-    done, total = 0, plan.num_tensors
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        listener.progress(task, done, total)
-
-    return count
 
 
 def _lora_notes(model: ModelFiles, lora: str) -> list[str]:

@@ -19,7 +19,7 @@ from reelora.components import (
 )
 from reelora.errors import ConfigError, first_few
 from reelora.layouts import SAT_ROLES, Join, Shards, sat_names
-from reelora.tensorio import DeferredTensor, cat_apart
+from reelora.tensorio import SAT_TRACKER, DeferredTensor, cat_apart
 
 from .plan import KeyRow, Plan, TensorFile, WriteSmall
 from .values import cast, merged_names, origin_of, unused_rows, values_of
@@ -191,7 +191,7 @@ def _both(first: WriteSmall | None, second: WriteSmall) -> WriteSmall:
 def _write_tracker(model: ModelFiles, mp: int, folder: Path) -> None:
     import yaml
 
-    (folder / "latest").write_text(ITERATION)
+    (folder / SAT_TRACKER).write_text(ITERATION)
     config = {"model_class": "SATVideoDiffusionEngine", "model_parallel_size": mp}
     (folder / "model_config.json").write_text(json.dumps(config, indent=4))
     (folder / MODEL_YAML).write_text(yaml.safe_dump(_settings(model), sort_keys=False, allow_unicode=True))

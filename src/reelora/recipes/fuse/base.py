@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reelora.errors import ComponentError, ConfigError, first_few
 from reelora.recipes.model import find_model
-from reelora.tensorio import TensorStore, open_tensors
+from reelora.tensorio import TensorStore, expanded, open_tensors
 
 __all__ = ["Base", "Files", "find_base", "is_weight_file"]
 
@@ -66,7 +66,7 @@ def find_base(name: str, roles: Sequence[str]) -> Base:
     Raises FileNotFoundError where there is none, ComponentError for a pipeline that lacks a role, ConfigError where several
     roles are asked of a base that has one, and what `open_tensors` raises.
     """
-    path = Path(find_model(name)).expanduser()
+    path = expanded(find_model(name))
     if not path.exists():
         advice = "a model of the hub has to be here whole: hf download OWNER/NAME --local-dir FOLDER"
         raise FileNotFoundError(2, f"There is no such file or folder; {advice}", str(path))

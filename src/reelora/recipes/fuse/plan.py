@@ -2,7 +2,6 @@
 
 import json
 import math
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,7 @@ import torch
 from reelora.adapters import ROLES, fingerprints_of
 from reelora.errors import ConfigError, first_few
 from reelora.lora import base_notes, check_rounding, noise_of
-from reelora.recipes.files import check_folder
+from reelora.recipes.files import check_parent, check_room
 
 from .base import Base, Files, find_base, is_weight_file
 from .match import Adapters, Tensors, match
@@ -116,7 +115,7 @@ def plan_fuse(
         tensors=tensors,
         files=found.files(),
     )
-    _check_room(plan)
+    check_room(plan.size_bytes, output)
     return plan, [*plan.notes(), *_base_notes(found, adapters)]
 
 
@@ -139,19 +138,10 @@ def _check_settings(adapters: Adapters, rounding: str) -> None:
 def _check_output(base: Base, output: Path) -> None:
     if output.exists() or output.is_symlink():
         raise ConfigError(f"{output} is there already and is left as it is; name another one.")
-    if not output.parent.is_dir():
-        raise FileNotFoundError(2, "There is no such folder; make it first", str(output.parent))
+    check_parent(output)
     if base.is_file and output.suffix != ".safetensors":
         raise ConfigError(f"{output}: the base is one file, so the output is one too: name it FILE.safetensors.")
     if not base.is_file and output.suffix == ".safetensors":
         raise ConfigError(f"{output}: the base is a folder, so the output is one too: name it without .safetensors.")
     if base.path.resolve() in output.resolve().parents:
         raise ConfigError(f"{output} lies inside the base {base.path}: name a folder outside of it.")
-    check_folder(output.parent)
-
-
-def _check_room(plan: FusePlan) -> None:
-    needed, free = plan.size_bytes, shutil.disk_usage(plan.output.parent).free
-    if needed > free:
-        message = f"There is no room for the output: it takes {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
-        raise OSError(28, message, str(plan.output.parent))

@@ -1,7 +1,7 @@
 """The verb: plan, write, check, and say what came of it."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -9,10 +9,10 @@ from typing import Any
 
 from reelora.adapters import Adapter
 from reelora.errors import first_few
-from reelora.recipes.listener import Listener
+from reelora.recipes.listener import Listener, counted
 
 from .check import Checked, check_files
-from .plan import FusePlan, plan_fuse
+from .plan import plan_fuse
 from .write import fresh_output, write_files
 
 __all__ = ["FuseOutcome", "fuse"]
@@ -67,9 +67,10 @@ def fuse(
     plan, notes = plan_fuse(base, adapters, output, rounding=rounding, seed=seed, link=link)
     for note in notes:
         listener.say(note)
+    num_steps = len(plan.files.copied) + plan.num_fused
     with fresh_output(plan) as fresh:
-        lost = write_files(plan, fresh, _counter(plan, "fuse", listener))
-        checked = check_files(plan, fresh, _counter(plan, "check", listener)) if check else None
+        lost = write_files(plan, fresh, counted(listener, "fuse", num_steps))
+        checked = check_files(plan, fresh, counted(listener, "check", num_steps)) if check else None
     outcome = FuseOutcome(
         output=output,
         provenance=plan.provenance,
@@ -83,18 +84,6 @@ def fuse(
     for line in _lines(outcome):
         listener.say(line)
     return outcome
-
-
-def _counter(plan: FusePlan, task: str, listener: Listener) -> Callable[[], None]:
-    """Counts what is done of a plan's copied files and fused tensors."""
-    done, total = 0, len(plan.files.copied) + plan.num_fused
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        listener.progress(task, done, total)
-
-    return count
 
 
 def _lines(outcome: FuseOutcome) -> list[str]:

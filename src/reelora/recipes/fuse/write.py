@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
@@ -33,16 +33,9 @@ class Scratch:
         return self._bytes[: tensor.nbytes].view(tensor.dtype).view(tensor.shape)
 
 
-@contextmanager
-def fresh_output(plan: FusePlan) -> Iterator[Path]:
+def fresh_output(plan: FusePlan) -> AbstractContextManager[Path]:
     """Where to write: a hidden neighbour, which becomes the output when the block ends well. Errors name the output."""
-    fresh = plan.output
-    try:
-        with (atomic_path if plan.base.is_file else atomic_folder)(plan.output) as fresh:
-            yield fresh
-    except OSError as error:
-        named = str(error.filename or plan.output).replace(str(fresh), str(plan.output))
-        raise OSError(error.errno, error.strerror or str(error), named) from error
+    return (atomic_path if plan.base.is_file else atomic_folder)(plan.output)
 
 
 def write_files(plan: FusePlan, fresh: Path, on_done: OnDone) -> dict[str, float]:

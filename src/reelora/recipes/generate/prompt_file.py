@@ -8,6 +8,7 @@ from typing import Any
 
 from reelora.errors import ConfigError, nearest
 from reelora.generate import GenerateConfig
+from reelora.tensorio import expanded
 
 from .orders import Order
 
@@ -28,7 +29,7 @@ def read_prompts(path: Path, common: Order) -> list[Order]:
     Raises ConfigError that names the line for what is no such object, and OSError where the file cannot be read.
     """
     try:
-        lines = path.expanduser().read_text(encoding="utf-8-sig").splitlines()
+        lines = expanded(path).read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: is no text in UTF-8: {error}") from error
     read = _from_json if path.suffix.lower() == ".jsonl" else _from_text
@@ -45,7 +46,7 @@ def _from_text(line: str, common: Order, where: str) -> Order:
 def _from_json(line: str, common: Order, where: str) -> Order:
     try:
         told = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{where}: is no JSON: {error}") from error
     if not isinstance(told, dict) or not isinstance(told.get("prompt"), str):
         raise ConfigError(f'{where}: has to be an object with a prompt, such as {{"prompt": "a red circle", "seed": 3}}.')

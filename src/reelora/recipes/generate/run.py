@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 
-from reelora.adapters import Adapter
 from reelora.errors import ConfigError, first_few
 from reelora.generate import (
     Axis,
@@ -23,7 +22,7 @@ from reelora.generate import (
     grid_sheet,
     grid_video,
 )
-from reelora.recipes.adapter_texts import read_adapters
+from reelora.recipes.adapter_texts import AdapterFiles
 from reelora.recipes.listener import Listener
 
 from .like import Likeness
@@ -60,8 +59,10 @@ def generate(wishes: Wishes, place: Place, saving: Saving, *, listener: Listener
     place = place.like(plotted.likeness)
     session = place.open()
     jobs = _jobs(session, plotted.orders, batch_size=wishes.batch_size)
-    outputs = _outputs(session, plotted.orders, saving)
-    work = _Work(session, jobs, outputs, saving, plotted.axes, source=place.model or "", listener=listener)
+    output = _output(session, saving)
+    outputs = _outputs(output, plotted.orders, saving)
+    grids = _grid_files(session, output, saving) if plotted.axes else []
+    work = _Work(session, jobs, outputs, saving, plotted.axes, grids, source=place.model or "", listener=listener)
     work.check()
     if plotted.likeness:
         work.check_like(plotted.likeness)
@@ -70,13 +71,10 @@ def generate(wishes: Wishes, place: Place, saving: Saving, *, listener: Listener
 
 def _jobs(session: Session, orders: Sequence[Order], *, batch_size: int) -> list[Job]:
     """Checked and read; each file is read once."""
-    texts = dict.fromkeys(text for order in orders for text in order.adapters)
-    read: dict[str, tuple[str, tuple[Adapter, float]]] = {text: next(iter(read_adapters([text]).items())) for text in texts}
+    files = AdapterFiles()
     jobs = []
     for order in orders:
-        used = dict(read[text] for text in order.adapters)
-        if len(used) != len(order.adapters):
-            raise ConfigError(f"An adapter is given twice ({', '.join(order.adapters)}): name each once.")
+        used = files.read(order.adapters)
         adapters = {Path(file): (adapter, order.strengths.get(file, strength)) for file, (adapter, strength) in used.items()}
         inputs = {"image": order.image, "video": order.video, "adapters": adapters}
         settings = {"batch_size": batch_size, **order.settings}
@@ -84,9 +82,20 @@ def _jobs(session: Session, orders: Sequence[Order], *, batch_size: int) -> list
     return jobs
 
 
-def _outputs(session: Session, orders: Sequence[Order], saving: Saving) -> list[Path]:
+def _output(session: Session, saving: Saving) -> Path:
+    """The file that the others are named after."""
+    output = saving.output or Path("image.png" if _is_still(session) else "video.mp4")
+    if output.is_dir():
+        raise ConfigError(f"{output} is a folder; name a file in it, such as {output / 'video.mp4'}.")
+    return output
+
+
+def _is_still(session: Session) -> bool:
+    return session.facts.max_frames == 1
+
+
+def _outputs(output: Path, orders: Sequence[Order], saving: Saving) -> list[Path]:
     """A file for each order: its own, or the common one with a number."""
-    output = saving.output or Path("image.png" if session.facts.max_frames == 1 else "video.mp4")
     plain = [output] if len(orders) == 1 else [output.with_stem(f"{output.stem}-{index}") for index in range(len(orders))]
     wanted = [path if order.output is None else output.parent / order.output for path, order in zip(plain, orders, strict=True)]
     if repeated := sorted({str(path) for path in wanted if wanted.count(path) > 1}):
@@ -99,6 +108,14 @@ def _outputs(session: Session, orders: Sequence[Order], saving: Saving) -> list[
     return free
 
 
+def _grid_files(session: Session, output: Path, saving: Saving) -> list[Path]:
+    """The picture of a sweep, and its video where it is one."""
+    suffix = output.suffix if output.suffix in (".mp4", ".webm", ".gif", ".webp") else ".mp4"
+    suffixes = [".png"] if _is_still(session) else [".png", suffix]
+    files = [output.with_name(f"{output.stem}-grid{suffix}") for suffix in suffixes]
+    return [free_path(file) for file in files] if saving.number else files
+
+
 @dataclass(frozen=True, eq=False)
 class _Work:
     """One call of the verb."""
@@ -108,6 +125,8 @@ class _Work:
     outputs: Sequence[Path]
     saving: Saving
     axes: Sequence[Axis]
+    grids: Sequence[Path]
+    """What is written of them."""
     source: str
     listener: Listener
 
@@ -118,8 +137,10 @@ class _Work:
         for path, job in zip(self.outputs, self.jobs, strict=True):
             size = (job.config.num_frames, job.config.height, job.config.width)
             check_destination(path, overwrite=may_exist, size=size, **options)
-        for path in (*([self.saving.sheet] if self.saving.sheet else []), *self._grid_files()):
+        for path in self._plotted:
             check_destination(path, overwrite=may_exist)
+        if twice := [str(path) for path in self._plotted if path in self.outputs]:
+            raise ConfigError(f"{first_few(twice)}: is the output of a prompt and of a sheet or grid; name another --sheet.")
 
     def check_like(self, likeness: Likeness) -> None:
         """Whether the video can be the same again."""
@@ -132,14 +153,17 @@ class _Work:
         kept = {index for index in range(len(self.jobs)) if self.saving.resume and self._is_made(index)}
         left = [index for index in range(len(self.jobs)) if index not in kept]
         outcome = GenerateOutcome(kept=[self.outputs[index] for index in sorted(kept)])
-        clips: dict[int, Clip] = {}
+        clips: dict[int, Clip] = {}  # only where they are shown together: a long queue would fill the memory
+        num_made = 0
         with self.listener.stopping() as should_stop:
             try:
                 for place, clip in self._stream([self.jobs[index] for index in left], should_stop):
-                    clips[left[place]] = clip
                     outcome.files.extend(self._save(left[place], clip))
+                    num_made += 1
+                    if self._plotted:
+                        clips[left[place]] = clip
             except StoppedError as stop:
-                self.listener.say(f"{stop} {len(clips) + len(kept)} of {len(self.jobs)} videos are finished.")
+                self.listener.say(f"{stop} {num_made + len(kept)} of {len(self.jobs)} videos are finished.")
                 return replace(outcome, is_stopped=True)
         outcome.files.extend(self._plots(clips))
         return outcome
@@ -163,7 +187,8 @@ class _Work:
         return {**metadata, "model": {**metadata["model"], "source": self.source}}
 
     def _is_made(self, index: int) -> bool:
-        """Whether the file is there, made of the very same. Raises ConfigError for another video of that name."""
+        """Whether the file is there, made of the very same. Raises ConfigError for another video of that name, unless it may
+        be replaced."""
         try:
             found = find_video_metadata(self.outputs[index])
         except FileNotFoundError:
@@ -171,6 +196,8 @@ class _Work:
         wanted = self._sourced(self.session.metadata(self.jobs[index]))
         if found is not None and _of_video(found) == _of_video(wanted):
             return True
+        if self.saving.overwrite:
+            return False
         differing = sorted(name for name in {*wanted, *(found or {})} if (found or {}).get(name) != wanted.get(name))
         raise ConfigError(
             f"{self.outputs[index]} exists and was made otherwise ({first_few(differing)}): choose another --output, or "
@@ -179,19 +206,14 @@ class _Work:
 
     # ---- all of them at once
 
-    def _grid_files(self) -> list[Path]:
-        if not self.axes:
-            return []
-        output = self.saving.output or Path("video.mp4")
-        suffix = output.suffix if output.suffix in (".mp4", ".webm", ".gif", ".webp") else ".mp4"
-        is_still = self.session.facts.max_frames == 1
-        sheet = output.with_name(f"{output.stem}-grid.png")
-        return [sheet] if is_still else [sheet, output.with_name(f"{output.stem}-grid{suffix}")]
+    @property
+    def _plotted(self) -> list[Path]:
+        """Files that show several videos."""
+        return [*([self.saving.sheet] if self.saving.sheet else []), *self.grids]
 
     def _plots(self, made: Mapping[int, Clip]) -> list[Path]:
         """The contact sheet and the grid, where they are asked for and every video is at hand."""
-        wanted = [self.saving.sheet, *self._grid_files()]
-        if not any(wanted):
+        if not self._plotted:
             return []
         clips = [made[index] for index in sorted(made)]
         if len(clips) < len(self.jobs):
@@ -208,7 +230,7 @@ class _Work:
         if self.axes:
             rows, columns = arrange_axes(self.axes)
             plots = (grid_sheet, grid_video)
-            for path, plot in zip(self._grid_files(), plots, strict=False):
+            for path, plot in zip(self.grids, plots, strict=False):
                 files += plot(clips, rows=rows, columns=columns, title=_title(self.jobs)).save(path, overwrite=may_exist)
         return files
 

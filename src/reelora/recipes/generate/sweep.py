@@ -1,5 +1,6 @@
 """Sweeps: one video for every combination of values, and the plot of them all."""
 
+import math
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -7,7 +8,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-from reelora.errors import ConfigError, nearest
+from reelora.errors import ConfigError, first_few, nearest
 from reelora.generate import Axis, GenerateConfig
 
 from .orders import Order
@@ -22,9 +23,11 @@ def read_axes(texts: Sequence[str], adapters: Sequence[str]) -> list[Axis]:
     """Axes out of ``NAME=VALUE,VALUE...``, where a name is seed, prompt, image, video, a setting, or an adapter's.
 
     ``adapters`` are their files: each is called by its file's name without the ending. A value is read as TOML, or is text;
-    prompts are parted by ``|``. Raises ConfigError for other names (with the nearest), no values, and two axes of one name.
+    prompts are parted by ``|``. Raises ConfigError for other names (with the nearest), names that mean two things, no values,
+    values that are no strength or no seed, and two axes of one name.
     """
-    known = [*_OWN, *(set(GenerateConfig.model_fields) - set(_NOT_EACH)), *map(called, adapters)]
+    settings = [*_OWN, *(set(GenerateConfig.model_fields) - set(_NOT_EACH))]
+    known = [*settings, *map(called, adapters)]
     axes = []
     for text in texts:
         name, equals, values = text.partition("=")
@@ -33,9 +36,32 @@ def read_axes(texts: Sequence[str], adapters: Sequence[str]) -> list[Axis]:
             raise ConfigError(f"--grid {text!r}: {name or 'nothing'} is no setting and no adapter here, {hint}")
         if name in {axis.name for axis in axes}:
             raise ConfigError(f"--grid {text!r}: there is an axis {name} already; give all its values in one.")
-        parts = values.split("|" if name == "prompt" else ",")
-        axes.append(Axis(name=name, values=tuple(_value(part.strip(), name) for part in parts if part.strip())))
+        files = [file for file in adapters if called(file) == name]
+        _check_name(name, files, is_setting=name in settings)
+        parts = [part.strip() for part in values.split("|" if name == "prompt" else ",") if part.strip()]
+        axis = Axis(name=name, values=tuple(_value(part, name) for part in parts))
+        _check_values(axis, text, are_strengths=bool(files))
+        axes.append(axis)
     return axes
+
+
+def _check_name(name: str, files: Sequence[str], *, is_setting: bool) -> None:
+    """Raise ConfigError for a name that means two things."""
+    if len(files) + is_setting > 1:
+        what = "is a setting too" if is_setting else f"are {len(files)} files"
+        raise ConfigError(f"--grid {name}: adapters called so {what}: {first_few(files)}. Rename what is to be swept.")
+
+
+def _check_values(axis: Axis, text: str, *, are_strengths: bool) -> None:
+    """Raise ConfigError for strengths that are no finite numbers, and seeds that are not whole."""
+    if are_strengths and (odd := [value for value in axis.values if not _is_finite(value)]):
+        raise ConfigError(f"--grid {text!r}: {odd[0]!r} is no strength; write numbers, as in {axis.name}=0,0.5,1.")
+    if axis.name == "seed" and (odd := [value for value in axis.values if type(value) is not int]):
+        raise ConfigError(f"--grid {text!r}: {odd[0]!r} is no seed; write whole numbers, as in seed=1,2.")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def called(path: str) -> str:

@@ -46,8 +46,9 @@ class Wishes:
             return Plotted(orders=_with_seeds(orders, self.seed or 0), axes=(), likeness=likeness)
         if len(orders) != 1:
             raise ConfigError("A grid is of one prompt and one video: name others along it, as in --grid 'prompt=a cat|a dog'.")
-        files = {called(file): file for file in map(split_adapter, orders[0].adapters)}
-        axes = read_axes(self.grid, list(files.values()))
+        adapters = [split_adapter(text) for text in orders[0].adapters]
+        axes = read_axes(self.grid, adapters)
+        files = {called(file): file for file in adapters}
         return Plotted(orders=swept(replace(orders[0], seed=self.seed), axes, files), axes=tuple(axes), likeness=likeness)
 
     def _plain(self) -> list[Order]:
