@@ -171,6 +171,14 @@ def test_the_job_is_checked_with_the_model(five):
         GenerationJob.for_model(five.facts, num_frames=50)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "least"), [("steps", -3, 1), ("steps", 0, 1), ("batch_size", 0, 1), ("adapter_rank", -1, 0)]
+)
+def test_a_job_of_less_than_nothing_is_none(five, name, value, least):
+    with pytest.raises(ConfigError, match=f"{name} is {value}, it must be at least {least}"):
+        GenerationJob.for_model(five.facts, **{name: value})
+
+
 def test_without_bfloat16_units_it_is_said(five, job):
     notes = plan_generation(five, replace(pretended("t4"), host_bytes=64 * GIB), replace(job, dtype=torch.bfloat16)).notes
     assert any("--precision fp16" in note for note in notes)

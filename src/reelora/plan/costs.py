@@ -1,7 +1,7 @@
 """What each phase of a job takes beside the weights: prompts, a denoising step, pixels to latents and back."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from math import ceil
 from typing import Any
@@ -14,7 +14,17 @@ from reelora.catalog import ModelFacts
 from .sizes import RoleSize, skeleton
 from .trace import Cost, trace
 
-__all__ = ["Frame", "at_dtype", "decode_cost", "denoise_cost", "denoiser_inputs", "encode_cost", "fits_a_tile", "text_cost"]
+__all__ = [
+    "Frame",
+    "at_dtype",
+    "decode_cost",
+    "denoise_cost",
+    "denoiser_batch",
+    "denoiser_inputs",
+    "encode_cost",
+    "fits_a_tile",
+    "text_cost",
+]
 
 _CHUNK = 2
 """Latent frames that CogVideoX's VAE decodes at once. Source: diffusers 0.42.1, AutoencoderKLCogVideoX."""
@@ -66,6 +76,21 @@ def at_dtype(size: RoleSize, dtype: torch.dtype, **changes: Any) -> nn.Module:
 def denoiser_inputs(class_name: str, config: Any, facts: ModelFacts, frame: Frame, batch: int, dtype: torch.dtype) -> Any:
     """What a denoiser is called with, without memory."""
     return _INPUTS[class_name](config, facts, frame, batch, partial(torch.empty, dtype=dtype, device="meta"))
+
+
+def denoiser_batch(
+    class_name: str, config: Any, facts: ModelFacts, frame: Frame, batch: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """What training shows a denoiser, in float32: noisy latents ``(b f c h w)``, prompt states ``(b s d)``, timesteps ``(b)``
+    and extras by name.
+    """
+    num_frames, height, width = frame
+    frames = 1 if facts.fps == 1 else facts.padded_latent_frames(num_frames)
+    clip = (frames, facts.latent_channels, height // facts.spatial_stride, width // facts.spatial_stride)
+    told, extras = _TOLD[class_name](config, clip)
+    empty = partial(torch.empty, device=device)
+    states, timesteps = empty(batch, facts.num_text_tokens, told), empty(batch, dtype=torch.long)
+    return empty(batch, *clip), states, timesteps, {name: empty(batch, *shape) for name, shape in extras.items()}
 
 
 @lru_cache
@@ -202,3 +227,27 @@ _INPUTS: Mapping[str, Callable[..., dict[str, Any]]] = {
     "UNet2DConditionModel": _unet,
 }
 _VIDEO_VAES = ("AutoencoderKLCogVideoX",)
+
+Told = tuple[int, Mapping[str, Sequence[int]]]
+"""The width of prompt states, and the shapes of extras by name, both without the axis of the batch."""
+
+
+def _cogvideox_told(config: Any, clip: Sequence[int]) -> Told:
+    return config.text_embed_dim, {"image": clip} if config.in_channels == 2 * config.out_channels else {}
+
+
+def _unet_told(config: Any, clip: Sequence[int]) -> Told:
+    width = config.cross_attention_dim
+    width = width if isinstance(width, int) else max(width)
+    if config.addition_embed_type != "text_time":
+        return width, {}
+    return width, {
+        "pooled": [config.projection_class_embeddings_input_dim - 6 * config.addition_time_embed_dim],
+        "time_ids": [6],
+    }
+
+
+_TOLD: Mapping[str, Callable[[Any, Sequence[int]], Told]] = {
+    "CogVideoXTransformer3DModel": _cogvideox_told,
+    "UNet2DConditionModel": _unet_told,
+}

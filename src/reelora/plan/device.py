@@ -14,7 +14,7 @@ from torch import Tensor
 
 from reelora.errors import ConfigError, nearest
 
-from .trace import Work
+from .ledger import Work
 
 __all__ = ["CARDS", "GIB", "DeviceFacts", "Rates", "device_facts", "parse_bytes", "pretended", "spilled_bytes", "with_memory"]
 
@@ -70,7 +70,7 @@ class DeviceFacts:
     @property
     def usable_bytes(self) -> int:
         """What a job may take: the rest is for the driver, the system, and gaps between blocks."""
-        share, reserve = _USABLE[self.kind if self.kind in _USABLE else "cuda"]
+        share, reserve = _usable(self.kind)
         return max(0, int(share * self.total_bytes) - reserve)
 
     def __str__(self) -> str:
@@ -156,7 +156,7 @@ def pretended(text: str, *, memory: str = "") -> DeviceFacts:
         kind="cuda",
         name="an accelerator" if size or text == "cuda" else name,
         total_bytes=total,
-        free_bytes=total,
+        free_bytes=_idle("cuda", total),
         host_bytes=_host_total(),
         has_streams=True,
         has_fp8=card.has_fp8,
@@ -170,7 +170,16 @@ def with_memory(device: DeviceFacts, memory: str) -> DeviceFacts:
     """The same device with another amount of memory."""
     total = parse_bytes(memory)
     host = total if device.is_host else device.host_bytes
-    return replace(device, total_bytes=total, free_bytes=total, host_bytes=host, is_pretended=True)
+    return replace(device, total_bytes=total, free_bytes=_idle(device.kind, total), host_bytes=host, is_pretended=True)
+
+
+def _idle(kind: str, total: int) -> int:
+    """What is free of a device on which nothing else runs."""
+    return max(0, total - _usable(kind)[1])
+
+
+def _usable(kind: str) -> tuple[float, int]:
+    return _USABLE[kind if kind in _USABLE else "cuda"]
 
 
 def parse_bytes(text: str) -> int:

@@ -3,15 +3,17 @@
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, Self, get_args
+from typing import Literal, get_args
 
 import torch
 
 from reelora.catalog import ModelFacts
+from reelora.errors import ConfigError
 
 from .choice import AS_FAST, Choice, Row, gibibytes, pick
-from .costs import Frame, decode_cost, denoise_cost, encode_cost, fits_a_tile, text_cost
+from .costs import decode_cost, denoise_cost, encode_cost, fits_a_tile, text_cost
 from .device import GIB, DeviceFacts, Rates
+from .job import VideoJob
 from .plan import Placement, Plan
 from .sizes import ModelSizes, RoleSize
 from .trace import Cost
@@ -39,12 +41,12 @@ _WORTH_TILES = 0.05
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerationJob:
-    """What decides the memory and the time of making videos; the model's defaults by ``for_model``."""
+class GenerationJob(VideoJob):
+    """What decides the memory and the time of making videos; the model's defaults by ``for_model``.
 
-    num_frames: int
-    height: int
-    width: int
+    Raises ConfigError for numbers that no job has.
+    """
+
     steps: int
     is_guided: bool = True
     """Whether the two halves of guidance go through the denoiser as one batch."""
@@ -57,24 +59,24 @@ class GenerationJob:
     """Sum of the ranks that act at once."""
     is_fused: bool = False
 
+    def __post_init__(self) -> None:
+        least = {"steps": 1, "batch_size": 1, "adapter_rank": 0}
+        given = {name: getattr(self, name) for name in least}
+        wrong = [
+            f"{name} is {value}, it must be at least {least[name]}" for name, value in given.items() if value < least[name]
+        ]
+        if wrong:
+            raise ConfigError(f"These videos cannot be made: {'; '.join(wrong)}.")
+
     @classmethod
-    def for_model(cls, facts: ModelFacts, **settings: object) -> Self:
-        """The given settings over the model's defaults. Raises ConfigError for what the model cannot make."""
-        defaults = {
-            "num_frames": facts.default_frames,
-            "height": facts.default_height,
-            "width": facts.default_width,
+    def defaults(cls, facts: ModelFacts) -> Mapping[str, object]:
+        """What the model says where nobody else does, by field."""
+        return {
+            **super().defaults(facts),
             "steps": facts.default_steps,
             "is_guided": facts.default_guidance > 1,
             "condition": "image" if facts.needs_image else "",
         }
-        job = cls(**{**defaults, **settings})  # pyright: ignore[reportArgumentType]  (names are checked by the dataclass)
-        facts.check_video(num_frames=job.num_frames, height=job.height, width=job.width)
-        return job
-
-    @property
-    def frame(self) -> Frame:
-        return self.num_frames, self.height, self.width
 
     def __str__(self) -> str:
         batch = f", {self.batch_size} at once" if self.batch_size > 1 else ""

@@ -1,6 +1,7 @@
 """``plan``: what a job takes and how it is best run, before anything is loaded; also for a device that is not here."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ from reelora.plan import (
     sizes_of,
     with_memory,
 )
+from reelora.tensorio import expanded
+from reelora.train import PRACTICE
 
 from .config import TrainConfig
 from .machine import DTYPES, Precision, devices_here, find_device, find_dtype
@@ -54,7 +57,10 @@ def plan_job(
 
 
 def plan_run(config: TrainConfig, *, device: str | None = None, memory: str = "") -> Choice:
-    """What a step of a training run takes, by its settings; ``device`` and ``memory`` as for `plan_job`, with its errors."""
+    """What a step of a training run takes, by its settings, and what its blocks keep, as the run itself will choose.
+
+    ``device`` and ``memory`` as for `plan_job`, with its errors.
+    """
     place = _device(device or config.device, memory)
     sizes = _sizes(config.model, None)
     num_frames, height, width = max(config.data.sizes(sizes.facts), key=lambda size: size[0] * size[1] * size[2])
@@ -63,18 +69,37 @@ def plan_run(config: TrainConfig, *, device: str | None = None, memory: str = ""
         num_frames=num_frames,
         height=height,
         width=width,
-        batch_size=config.loop.batch_size,
-        rank=config.lora.rank,
+        batch_size=config.loop.batch_size * (1 + _has_prior(config)),
+        gradient_accumulation=config.loop.gradient_accumulation,
+        spec=config.lora.spec(),
         optimizer=config.loop.optimizer.kind,
         dtype=_dtype(config.precision, place, is_trained=True),
+        storage=config.base.storage,
+        stream=config.base.stream,
         has_mean=config.loop.ema_decay > 0,
+        memory=config.loop.memory,
+        gradient_checkpointing=config.loop.gradient_checkpointing,
     )
-    return plan_training(sizes, place, job)
+    choice = plan_training(sizes, place, job, PRACTICE)
+    return replace(choice, notes=(*choice.notes, *_left_out(config)))
+
+
+def _left_out(config: TrainConfig) -> Iterator[str]:
+    """What of a run its plan does not know."""
+    if config.text_encoder.rank:
+        yield "Text encoders that are trained are not counted."
+    if config.loop.shard_base:
+        yield "This is for one process: loop.shard_base splits the base over several."
+
+
+def _has_prior(config: TrainConfig) -> bool:
+    """Whether every batch holds as many clips of the class besides."""
+    return bool(config.prior.folder or config.prior.count)
 
 
 def _sizes(model: str, sat_config: Sequence[Path] | None) -> ModelSizes:
     """Files where there are any, else the catalog, else the configs that the hub gives."""
-    is_here = model == POCKET or bool(sat_config) or Path(model).expanduser().exists()
+    is_here = model == POCKET or bool(sat_config) or expanded(model).exists()
     known = None if is_here else catalogued(model)
     return known or sizes_of(load_components(find_model(model), roles=[], sat_config=sat_config))
 
