@@ -1,4 +1,4 @@
-"""The rack on bases that bitsandbytes or torchao have quantised: adapters act as branches, and the packed weights stay.
+"""The rack on bases that bitsandbytes or torchao have quantised, and training beside them: the packed weights stay.
 
 Both work on a processor, but diffusers imports what is installed, slowly and with warnings: they have an extra of their own.
 """
@@ -9,12 +9,19 @@ from typing import Any
 
 import pytest
 import torch
+from late_copies import LateCopies
 from sides import PATH
+from test_frozen import branched, figures
+from test_frozen import weight as weight_of
 from test_using import adapter_for
+from tiny import run, tiny_transformer
 from torch import nn
 
 from reelora.errors import MismatchError
-from reelora.lora import Rack, base_fingerprints
+from reelora.lora import Rack, base_fingerprints, roads, store_base
+from reelora.lora.storage import FORMS
+from reelora.plan import rehearse
+from reelora.train.recompute import ways_of
 
 pytestmark = pytest.mark.quantised
 
@@ -97,3 +104,74 @@ def test_a_quantised_base_is_told_by_its_layers(plain, quantised):
     rack.load("one", adapter)
     ((note,),) = (adapter.notes for adapter in rack.state.adapters)
     assert "nobody can tell" in note
+
+
+# ---- training
+
+
+def assert_near(actual, expected, *, rel):
+    gap = torch.cat([(one - other).flatten() for one, other in zip(actual, expected, strict=True)])
+    assert gap.norm() <= rel * torch.cat([one.flatten() for one in expected]).norm()
+
+
+def test_gradients_flow_through_a_quantised_base(plain, quantised):
+    """They are those of a model whose weights are the packed ones, as these show themselves to the columns of an identity."""
+    model, _ = quantised
+    other = copy.deepcopy(plain)
+    for path, module in model.named_modules():
+        if path.endswith(KINDS):
+            linear = other.get_submodule(path)
+            shown = module(torch.eye(linear.in_features, dtype=torch.bfloat16)) - linear.bias
+            linear.weight = nn.Parameter(shown.T.contiguous())
+    results, expected = figures(branched(model), torch.bfloat16), figures(branched(other), torch.bfloat16)
+    assert all("after its base" in road for road in roads(model).values())
+    assert len(results) == 17
+    assert all(grad.norm() > 0 for grad in results)
+    # What is shown is rounded to 8 digits, and LLM.int8() rounds inputs too, to 127 steps.
+    assert_near(results[:1], expected[:1], rel=0.03)
+    assert_near(results[1:], expected[1:], rel=0.06)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_our_int8_is_as_near_to_the_weights_as_torchaos(dtype):
+    layer = nn.Linear(96, 48, bias=False)
+    layer.weight = nn.Parameter(weight_of(dtype), requires_grad=False)
+    w, form = layer.weight.data.clone(), FORMS["int8"]
+    torchao = import_module("torchao.quantization")
+    torchao.quantize_(layer, torchao.Int8WeightOnlyConfig())
+    ours, theirs = form.unpack(form.pack(w), w.shape, dtype), layer.weight.dequantize()  # pyright: ignore[reportCallIssue]
+    assert (ours - w).norm() <= 1.01 * (theirs - w).norm()
+    step = w.abs().amax(dim=1, keepdim=True) / 127
+    assert ((ours - theirs).abs() <= 1.1 * step + 2.0**-7 * w.abs()).all()
+
+
+def test_nf4_is_what_bitsandbytes_makes_of_a_layer(plain):
+    """Bit for bit the layer of QLoRA."""
+    packed = copy.deepcopy(plain)
+    by_bitsandbytes(packed, "Linear4bit", compute_dtype=torch.bfloat16, quant_type="nf4", compress_statistics=False)
+    layer, w = packed.get_submodule(PATH), plain.get_submodule(PATH).weight.data
+    theirs = import_module("bitsandbytes").functional.dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+    form = FORMS["nf4"]
+    assert torch.equal(form.unpack(form.pack(w), w.shape, w.dtype), theirs.to(w.dtype))
+    assert sum(part.nbytes for part in form.pack(w)) == w.numel() * 4.5 / 8
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_base_in_nf4_gives_the_same_bits_there_and_streamed(dtype):
+    models = []
+    for stream in (False, True):
+        models.append(tiny_transformer().requires_grad_(False).to(dtype))
+        told = store_base(models[-1], "nf4", stream=stream, device=torch.device("cpu"), copier=LateCopies())
+        assert 0.05 < told.change < 0.12
+    there, streamed = (branched(model) for model in models)
+    assert all("after its base" not in road for road in roads(streamed).values())
+    for _ in range(2):
+        for one, other in zip(figures(streamed, dtype), figures(there, dtype), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_a_base_in_nf4_can_be_rehearsed():
+    model = tiny_transformer().requires_grad_(False)
+    store_base(model, "nf4", stream=True, device=torch.device("cpu"))
+    model = branched(model).train()
+    assert len(rehearse(model, lambda: run(model), ways_of).blocks) == 2

@@ -1,20 +1,24 @@
 """Prior preservation with clips of the class that the base makes itself."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
+import torch
 from films import write_film
 from PIL import Image
+from rights import folder_for_strangers, only_to_read
 from stills import SIDE, draw_stills, save_still_model
 from tiny_models import build_pipeline
 from watching import Watching
 
 from reelora import recipes
-from reelora.data import CachedClips
+from reelora.data import CachedClips, made_clips, plan_pruning
 from reelora.errors import ConfigError
 from reelora.generate import read_video_metadata
 from reelora.recipes import Silent, TrainConfig
+from reelora.recipes.class_clips import class_data
 from reelora.train import read_metrics
 
 
@@ -113,6 +117,31 @@ def test_killed_half_way_the_rest_is_made(video_model, films, config_of):
     assert recipes.train(config, listener=again).result.is_complete
     assert again.said == ["1 made now, 2 found"]
     assert {path: path.stat().st_mtime_ns for path in made_in(config) if path in before} == before
+
+
+def test_clips_that_are_found_again_count_as_used(video_model, films, config_of):
+    config, cpu = config_of(video_model, films), torch.device("cpu")
+    class_data(config, device=cpu, listener=Silent())
+    cache = config.data.cache_folder
+    for path in (*made_in(config), *made_in(config)[0].parent.glob("[fm]*")):
+        os.utime(path, (0, 0))
+    (made,) = made_clips(cache)
+    assert (made.used_at, made.num_clips) == (0, 2)
+    assert [file.path for file in plan_pruning(cache, days=7).files] == [made.folder]
+    class_data(config, device=cpu, listener=Silent())
+    assert plan_pruning(cache, days=7).files == ()
+
+
+def test_clips_that_are_all_there_are_used_without_writing(config_of):
+    lines, cpu = Lines(), torch.device("cpu")
+    with folder_for_strangers() as folder:
+        config = config_of("pocket", folder)
+        class_data(config, device=cpu, listener=lines)
+        with only_to_read(folder):
+            class_data(config, device=cpu, listener=lines)
+            with pytest.raises(PermissionError):
+                class_data(config_of("pocket", folder, count=3), device=cpu, listener=lines)
+    assert lines.said[:2] == ["2 made now, 0 found", "0 made now, 2 found"]
 
 
 @pytest.mark.parametrize("change", [{"caption": "a circle"}, {"seed": 7}, {"steps": 3}])

@@ -1,6 +1,8 @@
 """From what a command line asks for to files: orders, sweeps, earlier videos, partial queues."""
 
+import gc
 import json
+import weakref
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,10 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
-from reelora.adapters import Adapter, LoraSpec, Pair, write_adapter
+from reelora.adapters import Adapter, LoraSpec, Pair, read_adapter, write_adapter
 from reelora.errors import ConfigError, FileFormatError
-from reelora.generate import Session, read_video_metadata
-from reelora.recipes import Place, Saving, Silent, Wishes, find_model, generate
+from reelora.generate import Clip, Session, read_video_metadata
+from reelora.recipes import Place, Saving, Silent, Wishes, find_model, generate, read_adapters
+from reelora.recipes.adapter_texts import AdapterFiles
 
 QUICK: dict[str, Any] = {"steps": 1, "num_frames": 9, "height": 32, "width": 32}
 PLACE = Place(precision="fp32", device="cpu")
@@ -79,6 +82,45 @@ def test_a_file_of_lines_is_one_prompt_each(tmp_path):
     assert [one["prompt"] for one in told_by(*outcome.files)] == ["a red circle", "a blue square"]
 
 
+def test_only_a_new_line_ends_a_line_of_json(tmp_path):
+    (tmp_path / "jobs.jsonl").write_text('{"prompt": "a red\u2028circle"}\n', encoding="utf-8")
+    outcome = make(Wishes(prompt_file=tmp_path / "jobs.jsonl", settings=QUICK), Saving(output=tmp_path / "a.gif"))
+    assert [one["prompt"] for one in told_by(*outcome.files)] == ["a red\u2028circle"]
+
+
+def test_a_name_may_hold_an_equals_sign(tmp_path, style):
+    odd = style.rename(tmp_path / "step=100, of 3.safetensors")
+    for text, strength in ((str(odd), 1.0), (f"{odd}=0.5", 0.5)):
+        [(file, (_, found))] = read_adapters([text]).items()
+        assert (file, found) == (str(odd), strength)
+
+
+def test_a_file_is_read_once_for_all_its_strengths_and_names(tmp_path, style, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link.safetensors").symlink_to(style)
+    files = AdapterFiles()
+    names = ("style.safetensors", "./style.safetensors=0.5", str(style), "link.safetensors=2")
+    found = [adapter for name in names for adapter, _ in files.read([name]).values()]
+    assert all(adapter is found[0] for adapter in found)
+    assert next(iter(files.read([f"{style},alpha=8"]).values()))[0] is not found[0]
+    looked_at = []
+    monkeypatch.setattr("reelora.recipes.adapter_texts.read_adapter", lambda path: looked_at.append(path) or read_adapter(path))
+    rows = [
+        {"prompt": "a", "adapters": [f"{name}={strength}"]} for name in (style.name, f"./{style.name}") for strength in (0.5, 1)
+    ]
+    (tmp_path / "jobs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    make(Wishes(prompt_file=tmp_path / "jobs.jsonl", settings=QUICK), Saving(output=tmp_path / "a.gif"))
+    assert looked_at == [style.name]
+
+
+def test_a_file_by_two_names_is_given_twice(tmp_path, style, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"\./style\.safetensors is given twice"):
+        make(
+            Wishes(prompts=("a",), adapters=("style.safetensors", "./style.safetensors=0.5")), Saving(output=tmp_path / "a.gif")
+        )
+
+
 def test_a_line_of_json_has_its_own_seed_adapters_size_and_file(tmp_path, style):
     rows = [
         {"prompt": "a red circle", "seed": 9, "height": 48},
@@ -126,6 +168,12 @@ def test_a_line_that_cannot_be_is_named(tmp_path, line, complaint):
         (Wishes(prompts=("a",), grid=("seed=1,1",)), "come twice"),
         (Wishes(prompts=("a",), grid=("seed=1", "seed=2")), "there is an axis seed already"),
         (Wishes(prompts=("a",), grid=("steps=1,many",)), "steps"),
+        (Wishes(prompts=("a",), grid=("seed=1,abc",)), "'abc' is no seed; write whole numbers"),
+        (Wishes(prompts=("a",), grid=("x=1,abc",), adapters=("x.safetensors",)), "'abc' is no strength; write numbers"),
+        (Wishes(prompts=("a",), grid=("x=1,nan",), adapters=("x.safetensors",)), "nan is no strength; write numbers"),
+        (Wishes(prompts=("a",), grid=("x=0,1",), adapters=("a/x.safetensors", "b/x.safetensors")), "called so are 2 files"),
+        (Wishes(prompts=("a",), grid=("steps=1,2",), adapters=("steps.safetensors",)), "is a setting too"),
+        (Wishes(prompts=("a \ud83d cat",)), "has half a character"),
         (Wishes(prompts=("a",), adapters=("x.safetensors", "x.safetensors=0.5")), "x.safetensors"),
     ],
 )
@@ -176,6 +224,41 @@ def test_a_file_that_was_made_otherwise_is_not_taken_for_finished(tmp_path):
     make(wishes, Saving(output=tmp_path / "a.mp4"))
     with pytest.raises(ConfigError, match=r"a\.mp4 exists and was made otherwise \(seed\)"):
         make(replace(wishes, seed=1), Saving(output=tmp_path / "a.mp4", resume=True))
+
+
+def test_a_file_that_was_made_otherwise_is_made_anew_where_it_may_be_replaced(tmp_path):
+    wishes = Wishes(prompts=("a red circle", "a blue square"), settings=QUICK)
+    first, second = make(wishes, Saving(output=tmp_path / "a.mp4")).files
+    make(replace(wishes, prompts=("a green star",), seed=1), Saving(output=second, overwrite=True))
+    again = make(wishes, Saving(output=tmp_path / "a.mp4", resume=True, overwrite=True))
+    assert (again.kept, again.files) == ([first], [second])
+
+
+def test_free_names_and_files_that_are_there_cannot_both_be_asked_for(tmp_path):
+    with pytest.raises(ConfigError, match="--number takes names that are free, --resume looks for files"):
+        Saving(output=tmp_path / "a.mp4", number=True, resume=True)
+
+
+def test_a_folder_is_no_name_for_several_videos_either(tmp_path):
+    with pytest.raises(ConfigError, match=r"is a folder; name a file in it, such as .*video\.mp4"):
+        make(Wishes(prompts=("a", "b"), settings=QUICK), Saving(output=tmp_path))
+
+
+def test_a_long_queue_holds_no_video_that_is_written(tmp_path, monkeypatch):
+    held: list[weakref.ref] = []
+    alive: list[int] = []
+    save = Clip.save
+
+    def counting(clip, *args, **options):
+        held.append(weakref.ref(clip.frames))
+        gc.collect()
+        alive.append(sum(frames() is not None for frames in held))
+        return save(clip, *args, **options)
+
+    monkeypatch.setattr(Clip, "save", counting)
+    make(Wishes(prompts=("a red circle",), videos_per_prompt=4, settings=QUICK), Saving(output=tmp_path / "a.mp4"))
+    assert len(held) == 4
+    assert max(alive) <= 2  # the one that is written, and the one before it, which the loop has not let go yet
 
 
 def test_two_prompts_cannot_share_a_file(tmp_path):
@@ -234,6 +317,27 @@ def test_a_file_that_is_no_video_of_ours_cannot_be_made_again(tmp_path):
         make(Wishes(like=tmp_path / "a.png"), Saving(output=tmp_path / "b.mp4"))
 
 
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [
+        ({"model": "pocket"}, "model: Input should be"),
+        ({"model": {"source": "pocket"}}, r"model\.fingerprint: Field required"),
+        ({"model": {"source": 7, "fingerprint": "1"}}, r"model\.source: "),
+        ({"dtype": "float64"}, "dtype: "),
+        ({"adapters": 3}, "adapters: "),
+        ({"adapters": [{"file": "a.safetensors"}]}, r"adapters\.0\.strength: Field required"),
+        ({"image": "a.png"}, "image: "),
+        ({"seed": "x"}, "seed: "),
+    ],
+)
+def test_what_a_file_says_of_itself_is_checked_before_it_is_believed(tmp_path, told, complaint):
+    model = {"source": "pocket", "fingerprint": "1"}
+    metadata = {"prompt": "a", "seed": 1, "model": model, "dtype": "float32", "adapters": [], **told}
+    Clip(frames=torch.zeros(1, 8, 8, 3, dtype=torch.uint8), fps=8, metadata=metadata).save(tmp_path / "a.png")
+    with pytest.raises(FileFormatError, match=rf"a\.png: what it says of how it was made .* {complaint}"):
+        make(Wishes(like=tmp_path / "a.png"), Saving(output=tmp_path / "b.mp4"))
+
+
 # ---- sweeps
 
 
@@ -269,6 +373,20 @@ def test_a_strength_of_zero_is_the_base(tmp_path, style):
     for index in range(9):
         with Image.open(tmp_path / f"off_{index:04d}.png") as off, Image.open(tmp_path / f"base_{index:04d}.png") as base:
             assert off.tobytes() == base.tobytes()
+
+
+def test_a_sweep_takes_free_names_for_its_plots_too(tmp_path):
+    wishes = Wishes(prompts=("a red circle",), grid=("seed=1,2",), settings=QUICK)
+    make(wishes, Saving(output=tmp_path / "a.gif"))
+    again = make(wishes, Saving(output=tmp_path / "a.gif", number=True))
+    assert [path.name for path in again.files] == ["a-0-1.gif", "a-1-1.gif", "a-grid-1.png", "a-grid-1.gif"]
+
+
+def test_a_sheet_is_a_picture_and_no_video_of_the_queue(tmp_path):
+    with pytest.raises(ConfigError, match=r"all\.mp4: a sheet is a picture"):
+        Saving(output=tmp_path / "a.mp4", sheet=tmp_path / "all.mp4")
+    with pytest.raises(ConfigError, match=r"a\.png: is the output of a prompt and of a sheet"):
+        make(Wishes(prompts=("a",), settings=QUICK), Saving(output=tmp_path / "a.png", sheet=tmp_path / "a.png"))
 
 
 def test_a_sheet_shows_all_videos(tmp_path):

@@ -115,10 +115,11 @@ def test_metadata_of_any_shape_can_be_shown(clip, tmp_path, metadata):
 def test_what_is_no_video_is_refused_by_its_name(tmp_path):
     for suffix in VIDEO_SUFFIXES:
         path = tmp_path / f"text{suffix}"
-        path.write_text("hello")
         assert recipes.is_video(path)
-        with pytest.raises(FileFormatError, match=rf"text\{suffix}"):
-            recipes.inspect_video(path)
+        for content in (b"hello", b""):
+            path.write_bytes(content)
+            with pytest.raises(FileFormatError, match=rf"text\{suffix}"):
+                recipes.inspect_video(path)
     assert not recipes.is_video(tmp_path / "adapter.safetensors")
 
 

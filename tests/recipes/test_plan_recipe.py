@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from pocket_runs import Lines, changed, small_config, write_films
 
 from reelora.errors import ConfigError
-from reelora.recipes import TrainConfig, plan_job, plan_run
+from reelora.plan import gibibytes, said
+from reelora.recipes import TrainConfig, plan_job, plan_run, train
 
 
 def test_a_published_model_needs_no_file_and_no_connection(monkeypatch):
@@ -50,6 +52,23 @@ def test_a_run_is_planned_by_its_settings():
 def test_the_largest_bucket_of_a_run_counts():
     config = TrainConfig.with_overrides(["model=zai-org/CogVideoX-5b", 'data.buckets=["17x480x720", "49x480x720"]'])
     assert "49 frames of 480x720" in plan_run(config, device="24GiB").what
+
+
+def test_a_run_says_what_was_planned(tmp_path):
+    """The same choice by the same settings: once from configs alone, once from the clips and the loaded model."""
+    clips = write_films(tmp_path / "clips", 17, 17, 17)
+    settings = {"tensorboard": False, "data__held_out": 0, "loop__steps": 1, "loop__batch_size": 2}
+    config = small_config(tmp_path / "run", clips, **settings)
+    roomy = plan_run(config).chosen_row.bytes_by_phase
+    tight = changed(config, loop__memory=0.8 * (roomy["base"] + roomy["adapter"] + roomy["step"]) / 2**30)
+    row, lines = plan_run(tight).chosen_row, Lines()
+    train(tight, listener=lines)
+    assert 0 < row.plan.kept.get("everything", 0) + row.plan.kept.get("products", 0) < 6
+    [blocks] = [line for line in lines.said if line.startswith("blocks ")]
+    assert blocks.split(maxsplit=1)[1].startswith(said(name for name, count in row.plan.kept.items() for _ in range(count)))
+    [memory] = [line for line in lines.said if line.startswith("memory ")]
+    sizes = row.bytes_by_phase
+    assert f"{gibibytes(sizes['base'])} base, {gibibytes(sizes['adapter'])} adapter, {gibibytes(sizes['step'])}" in memory
 
 
 def test_a_device_that_is_none_is_refused():

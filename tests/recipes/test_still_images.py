@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
-from stills import SIDE, draw_stills, save_still_model
+from stills import SIDE, draw_stills, sample_of_text, save_still_model
 from typer.testing import CliRunner
 from watching import Watching
 
@@ -67,12 +67,6 @@ def stock(kind, model) -> Any:
     return pipeline
 
 
-def latents(pipeline):
-    """Of one prompt after three steps, from the text on."""
-    options: Any = {"height": SIDE, "width": SIDE, "num_inference_steps": 3, "output_type": "latent"}
-    return pipeline("a red square above", generator=torch.Generator().manual_seed(3), **options).images
-
-
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_trained_gives_the_same_pictures_in_the_stock_pipeline(kind, config_of):
     config = config_of(kind)
@@ -82,15 +76,15 @@ def test_what_is_trained_gives_the_same_pictures_in_the_stock_pipeline(kind, con
     pipeline = parts.pipeline()
     assert type(pipeline).__name__ == KINDS[kind]
     pipeline.set_progress_bar_config(disable=True)
-    plain = latents(pipeline)
+    plain = sample_of_text(pipeline)
     rack = Rack(parts)
     rack.load("it", outcome.adapter)
     with rack.using({"it": 1.0}):
-        shown = latents(pipeline)
+        shown = sample_of_text(pipeline)
     theirs = stock(kind, config.model)
-    torch.testing.assert_close(latents(theirs), plain, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sample_of_text(theirs), plain, rtol=0, atol=1e-5)
     theirs.load_lora_weights(str(outcome.adapter.parent), weight_name=outcome.adapter.name)
-    torch.testing.assert_close(latents(theirs), shown, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sample_of_text(theirs), shown, rtol=0, atol=1e-5)
     assert (shown - plain).abs().max() > 1e-3
 
 

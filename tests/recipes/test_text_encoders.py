@@ -1,10 +1,10 @@
 """Text encoders of Stable Diffusion trained with the UNet: from a setting to one file, resumed to the last bit."""
 
-from typing import Any
+import json
 
 import pytest
 import torch
-from stills import SIDE, draw_stills, save_still_model
+from stills import SIDE, draw_stills, sample_of_text, save_still_model
 from watching import Watching
 
 from reelora import recipes
@@ -52,12 +52,6 @@ def config_of(model, stills, tmp_path):
     return make
 
 
-def latents(pipeline):
-    pipeline.set_progress_bar_config(disable=True)
-    options: Any = {"height": SIDE, "width": SIDE, "num_inference_steps": 3, "output_type": "latent"}
-    return pipeline("a red square above", generator=torch.Generator().manual_seed(3), **options).images
-
-
 def losses(folder):
     return [row["loss"] for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
 
@@ -77,12 +71,12 @@ def test_one_file_holds_all_roles_and_gives_the_same_pictures_in_the_stock_pipel
     parts = load_components(config.model)
     rack = Rack(parts)
     rack.load("it", outcome.adapter)
-    plain = latents(parts.pipeline())
+    plain = sample_of_text(parts.pipeline())
     with rack.using({"it": 1.0}):
-        shown = latents(parts.pipeline())
+        shown = sample_of_text(parts.pipeline())
     stock = getattr(diffusers, PIPELINES[kind]).from_pretrained(config.model, safety_checker=None)
     stock.load_lora_weights(str(outcome.adapter.parent), weight_name=outcome.adapter.name)
-    torch.testing.assert_close(latents(stock), shown, rtol=0, atol=1e-5)
+    torch.testing.assert_close(sample_of_text(stock), shown, rtol=0, atol=1e-5)
     assert (shown - plain).abs().max() > 1e-3
 
 
@@ -101,6 +95,56 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_bits(config_of):
     assert losses(parts.output) == losses(whole.output)
     one, other = (read_adapter(config.output / "adapter.safetensors") for config in (whole, parts))
     assert all(torch.equal(one.pairs[name].b, other.pairs[name].b) for name in one.pairs)
+
+
+def learned_by(adapter, role):
+    """The largest change of each layer of a role, which after one step of AdamW is its rate.
+
+    SDXL does not hear the last layer of its first encoder.
+    """
+    changes = [float(pair.b.abs().max()) for name, pair in read_adapter(adapter).pairs.items() if name.startswith(f"{role}.")]
+    return [change for change in changes if change]
+
+
+def test_text_encoders_may_learn_at_a_rate_of_their_own(kind, config_of):
+    rate = {"learning_rate": 1e-2, "warmup_steps": 0, "weight_decay": 0}
+    config = config_of(text_encoder={"rank": 3, "learning_rate": 2e-3}, loop={"steps": 1, "optimizer": rate})
+    adapter = recipes.train(config, listener=Silent()).adapter
+    for role, expected in {role: 1e-2 if role == "unet" else 2e-3 for role in ROLES[kind]}.items():
+        found = learned_by(adapter, role)
+        assert found
+        assert found == pytest.approx([expected] * len(found), rel=1e-2)
+
+
+def test_a_run_with_two_rates_that_was_stopped_goes_on_to_the_same_bits(config_of):
+    text_encoder = {"rank": 3, "alpha": 6, "learning_rate": 2e-3}
+    whole, parts = config_of("whole", text_encoder=text_encoder), config_of("parts", steps=2, text_encoder=text_encoder)
+    recipes.train(whole, listener=Silent())
+    recipes.train(parts, listener=Silent())
+    assert recipes.train(config_of("parts", text_encoder=text_encoder), listener=Silent()).result.resumed_from == 2
+    assert losses(parts.output) == losses(whole.output)
+    one, other = (read_adapter(config.output / "adapter.safetensors") for config in (whole, parts))
+    assert all(torch.equal(one.pairs[name].b, other.pairs[name].b) for name in one.pairs)
+    with pytest.raises(ConfigError, match=r"text_encoder.*learning_rate"):
+        recipes.train(config_of("parts"), listener=Silent())
+
+
+def test_the_rate_of_the_loop_is_no_part_of_what_a_run_is(config_of):
+    """So that the folder of a run from before there was such a setting goes on."""
+    config = config_of(text_encoder={"rank": 3, "alpha": 6})
+    recipes.train(config, listener=Silent())
+    manifest = json.loads((config.output / "checkpoints" / "step-000004" / "manifest.json").read_text())
+    targets = ["q_proj", "k_proj", "v_proj", "out_proj"]
+    assert manifest["identity"]["text_encoder"][0] == {"rank": 3, "alpha": 6, "target_modules": targets}
+    assert len(manifest["optimizer"]["param_groups"]) == 1
+
+
+def test_prodigy_has_one_rate_for_all(config_of):
+    prodigy = {"kind": "prodigy", "learning_rate": 1.0}
+    with pytest.raises(ConfigError, match=r"prodigy finds one rate.*text_encoder\.learning_rate"):
+        config_of(text_encoder={"rank": 3, "learning_rate": 1e-4}, loop={"optimizer": prodigy})
+    trained = recipes.train(config_of(text_encoder={"rank": 3}, loop={"steps": 2, "optimizer": prodigy}), listener=Silent())
+    assert trained.result.is_complete
 
 
 def test_another_run_is_refused(config_of):

@@ -136,7 +136,7 @@ def test_a_preview_has_the_base_beside_the_adapter_in_the_report(config):
 
 LAUNCHERS = {
     "torchrun": ["torch.distributed.run", "--nproc-per-node", "2", "--standalone"],
-    "accelerate": ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"],
+    "accelerate": ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"],
 }
 
 
@@ -152,6 +152,7 @@ def test_a_launcher_starts_a_team_that_learns_the_same(config, launcher):
     done = subprocess.run(command, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("Trained 2 steps") == 1
+    assert ", 2 processes" in done.stderr
     one, other = (read_metrics(c.output / "metrics.jsonl") for c in (alone, team))
     assert [row["step"] for row in other] == [row["step"] for row in one]
     losses = [[row["loss"] for row in rows if "loss" in row] for rows in (one, other)]

@@ -7,6 +7,7 @@ import os
 import random
 import socket
 import time
+from collections.abc import Callable
 from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -16,7 +17,7 @@ from small_run import main
 
 from reelora.train import read_metrics
 
-__all__ = ["finish", "kill_between", "losses_of", "start"]
+__all__ = ["finish", "kill_between", "losses_of", "start", "start_team"]
 
 PATIENCE = 200
 
@@ -34,10 +35,13 @@ FORKS.set_forkserver_preload(
 
 def start(cache: Path, folder: Path, *settings: str, size: int = 1) -> list[ForkServerProcess]:
     """The processes of one start of a run, as a launcher would start them."""
+    return start_team(main, str(cache), str(folder), *settings, size=size)
+
+
+def start_team(program: Callable[..., None], *arguments: str, size: int) -> list[ForkServerProcess]:
+    """Processes that run a program together, as a launcher would start them."""
     port = _free_port()
-    processes = [
-        FORKS.Process(target=_life, args=(rank, size, port, str(cache), str(folder), *settings)) for rank in range(size)
-    ]
+    processes = [FORKS.Process(target=_life, args=(rank, size, port, program, *arguments)) for rank in range(size)]
     for process in processes:
         process.start()
     return processes
@@ -70,13 +74,13 @@ def losses_of(folder: Path) -> list[tuple[int, float]]:
     return [(row["step"], row["loss"]) for row in read_metrics(folder / "metrics.jsonl") if "loss" in row]
 
 
-def _life(rank: int, size: int, port: int, *arguments: str) -> None:
+def _life(rank: int, size: int, port: int, program: Callable[..., None], *arguments: str) -> None:
     """What one process does."""
     team = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "OMP_NUM_THREADS": 1}
     if size > 1:
         os.environ.update({name: str(value) for name, value in (team | place).items()})
-    main(*arguments)
+    program(*arguments)
 
 
 def _free_port() -> int:

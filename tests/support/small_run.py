@@ -17,7 +17,7 @@ from reelora.lora import attach
 from reelora.settings import overridden
 from reelora.train import Diffusion, Lesson, LoopConfig, Team, train
 
-__all__ = ["CONFIG", "make_diffusion", "make_lesson", "make_transformer", "write_cache"]
+__all__ = ["CONFIG", "make_config", "make_diffusion", "make_lesson", "make_transformer", "write_cache"]
 
 CONFIG = LoopConfig.of(
     {
@@ -28,6 +28,10 @@ CONFIG = LoopConfig.of(
         "optimizer": {"learning_rate": 1e-2, "warmup_steps": 2},
     }
 )
+
+
+def make_config(*overrides: str) -> LoopConfig:
+    return LoopConfig.of(overridden(CONFIG.model_dump(mode="json"), overrides))
 
 
 def make_transformer(**changes):
@@ -69,7 +73,7 @@ def make_lesson(cache: CachedClips) -> Lesson:
 def main(cache: str, folder: str, *overrides: str) -> None:
     """One start of a run, alone or as one of the processes that the environment names."""
     torch.set_num_threads(1)
-    config = LoopConfig.of(overridden(CONFIG.model_dump(mode="json"), overrides))
+    config = make_config(*overrides)
     with Team.joined(torch.device("cpu")) as team:
         train(make_lesson(CachedClips(Path(cache))), config, Path(folder), team=team)
 

@@ -1,6 +1,8 @@
 """Drawn pictures with captions as a cache to train a UNet on, tiny UNets, and the stock pipelines around them."""
 
 import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,8 @@ __all__ = [
     "give_text_encoder",
     "give_text_encoders",
     "sample",
+    "sample_of_text",
+    "save_refiner",
     "save_still_model",
     "states_of",
     "write_stills",
@@ -53,8 +57,8 @@ _SHAPES: dict[str, dict[str, Any]] = {
 }
 
 
-def build_unet(kind: str) -> Any:
-    """A tiny random UNet of a kind, frozen."""
+def build_unet(kind: str, **changes: Any) -> Any:
+    """A tiny random UNet of a kind, frozen; ``changes`` are of its config."""
     torch.manual_seed(0)
     unet: Any = UNet2DConditionModel(
         sample_size=SIDE // 2,
@@ -65,7 +69,7 @@ def build_unet(kind: str) -> Any:
         attention_head_dim=4,
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
         up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
-        **_SHAPES[kind],
+        **_SHAPES[kind] | changes,
     )
     return unet.requires_grad_(False).eval()
 
@@ -155,6 +159,13 @@ def sample(pipeline: Any, kind: str) -> Tensor:
     return pipeline(generator=draw, **sizes, **options).images
 
 
+def sample_of_text(pipeline: Any) -> Tensor:
+    """Latents of one prompt after three steps, by a pipeline that has its text encoders."""
+    pipeline.set_progress_bar_config(disable=True)
+    draw, prompt = torch.Generator().manual_seed(3), next(iter(CAPTIONS.values()))
+    return pipeline(prompt, generator=draw, height=SIDE, width=SIDE, num_inference_steps=3, output_type="latent").images
+
+
 def give_text_encoder(pipeline: Any) -> Any:
     """The pipeline of SD 1.5 with a tiny random CLIP."""
     pipeline.register_modules(text_encoder=_build_clip(CLIPTextModel, WIDTH), tokenizer=_build_tokenizer())
@@ -195,4 +206,17 @@ _WHOLE = {"SD 1.5": give_text_encoder, "SDXL": give_text_encoders}
 def save_still_model(kind: str, folder: Path) -> Path:
     """A whole tiny model of a kind, as it is published."""
     _WHOLE[kind](build_still_pipeline(kind, build_unet(kind))).save_pretrained(folder)
+    return folder
+
+
+def save_refiner(folder: Path) -> Path:
+    """A whole tiny refiner of SDXL, as it is published: the second text encoder alone, and a score in place of a size."""
+    unet = build_unet("SDXL", projection_class_embeddings_input_dim=5 * 4 + POOLED)
+    give_text_encoders(build_still_pipeline("SDXL", unet)).save_pretrained(folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    lacking = {"text_encoder": [None, None], "tokenizer": [None, None], "requires_aesthetics_score": True}
+    changes = {"_class_name": "StableDiffusionXLImg2ImgPipeline", **lacking}
+    (folder / "model_index.json").write_text(json.dumps(index | changes))
+    for role in ("text_encoder", "tokenizer"):
+        shutil.rmtree(folder / role)
     return folder

@@ -196,11 +196,24 @@ def test_a_damaged_checkpoint_is_named_and_the_model_is_left_alone(run, branched
         run(model=model)
 
 
-def test_a_manifest_that_is_none_is_named(run, tmp_path):
+@pytest.mark.parametrize("text", ["{", "[]", '"a"', "{}"])
+def test_a_manifest_that_is_none_is_named(run, tmp_path, text):
     run()
-    (tmp_path / "run" / "checkpoints" / "step-000006" / "manifest.json").write_text("{")
+    (tmp_path / "run" / "checkpoints" / "step-000006" / "manifest.json").write_text(text)
     with pytest.raises(FileFormatError, match="step-000006"):
         run()
+
+
+def test_a_manifest_of_which_one_digit_changed_is_not_believed_and_one_of_an_earlier_version_is(run, tmp_path):
+    run()
+    path = tmp_path / "run" / "checkpoints" / "step-000006" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    path.write_text(json.dumps(manifest | {"step": 5}))
+    with pytest.raises(FileFormatError, match=r"step-000006.*not the one that was written"):
+        run()
+    del manifest["digest"]
+    path.write_text(json.dumps(manifest))
+    assert run()[0].resumed_from == 6
 
 
 def test_folders_of_other_names_are_no_checkpoints(run, tmp_path):

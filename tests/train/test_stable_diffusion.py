@@ -9,12 +9,12 @@ import torch
 from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 from stills import (
     CAPTIONS,
-    SIDE,
     build_still_pipeline,
     build_unet,
     conditions_of,
     give_text_encoder,
     sample,
+    sample_of_text,
     write_stills,
 )
 
@@ -181,11 +181,4 @@ def test_a_text_encoder_is_trained_with_its_unet_and_one_file_works_in_the_stock
     assert all(pair.b.any() for pair in adapter.pairs.values())
     write_adapter(adapter, tmp_path / "adapter.safetensors")
     stock.load_lora_weights(tmp_path, weight_name="adapter.safetensors")
-    torch.testing.assert_close(pictures(stock), pictures(pipeline), rtol=0, atol=1e-5)
-
-
-def pictures(pipeline):
-    """Latents of one prompt after three steps, text encoder included."""
-    pipeline.set_progress_bar_config(disable=True)
-    draw, prompt = torch.Generator().manual_seed(3), next(iter(CAPTIONS.values()))
-    return pipeline(prompt, generator=draw, height=SIDE, width=SIDE, num_inference_steps=3, output_type="latent").images
+    torch.testing.assert_close(sample_of_text(stock), sample_of_text(pipeline), rtol=0, atol=1e-5)

@@ -1,8 +1,10 @@
 """Several processes share the forward passes of a step; the numbers do not depend on how many there are."""
 
+from pathlib import Path
+
 import pytest
 import torch
-from processes import finish, losses_of, start
+from processes import finish, losses_of, start, start_team
 
 from reelora.errors import ConfigError
 from reelora.tensorio import open_tensors
@@ -54,6 +56,24 @@ def test_a_run_may_go_on_with_another_number_of_processes(cache, both, tmp_path,
     assert [step for step, _ in losses_of(tmp_path)] == [1, 2, 3, 4]
     ours, theirs = ([loss for _, loss in losses_of(folder)] for folder in (tmp_path, both[0]))
     assert ours == pytest.approx(theirs, rel=1e-6)
+
+
+def sum_some_gradients(file):
+    """Three weights, of which all processes, one, and none have a gradient."""
+    with Team.joined(torch.device("cpu")) as team:
+        weights = [torch.nn.Parameter(torch.ones(2)) for _ in range(3)]
+        weights[0].grad = torch.full((2,), 1.0 + team.rank)
+        weights[1].grad = torch.full((2,), 5.0) if team.is_first else None
+        team.sum_gradients(weights)
+        Path(f"{file}{team.rank}").write_text(
+            repr([None if weight.grad is None else weight.grad.tolist() for weight in weights])
+        )
+
+
+def test_a_weight_that_no_process_has_a_gradient_of_has_none_afterwards(tmp_path):
+    """Alone, an optimizer passes over it: a zero would let it decay. Layers that SDXL does not hear are such."""
+    assert finish(start_team(sum_some_gradients, str(tmp_path / "of"), size=2)) == [0, 0]
+    assert [(tmp_path / f"of{rank}").read_text() for rank in range(2)] == ["[[3.0, 3.0], [5.0, 5.0], None]"] * 2
 
 
 def test_passes_that_cannot_be_shared_evenly_are_refused(run, config):

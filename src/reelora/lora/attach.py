@@ -12,6 +12,7 @@ from reelora.errors import MismatchError, first_few, nearest
 from .branch import StandIn, TrainableLinear, draw_a
 from .model import linears_of, role_of, swap, target_linears
 from .processors import Processors
+from .sharded import is_sharded
 from .sites import sites_of
 from .summary import AttachSummary
 from .together import roads
@@ -25,7 +26,8 @@ class _Attachment:
 
     spec: LoraSpec
     branches: Mapping[str, TrainableLinear]
-    was_trainable: tuple[tuple[nn.Parameter, bool], ...]
+    was_trainable: frozenset[str]
+    """Names of parameters. These themselves may be replaced meanwhile, and must not be kept alive."""
     processors: Processors
 
 
@@ -44,13 +46,14 @@ def attach(model: nn.Module, spec: LoraSpec | object, *, seed: int = 0) -> Attac
     _check_bare(model)
     linears = target_linears(model, spec)
     branches = _branches(linears, spec, seed)
-    trainable = tuple((parameter, parameter.requires_grad) for parameter in model.parameters())
+    frozen = list(model.parameters())
+    trainable = frozenset(name for name, parameter in model.named_parameters() if parameter.requires_grad)
     sites = sites_of({role: model})
     processors = Processors({role: model})
     swap(model, branches)
     processors.serve(sites[f"{role}.{path}"] for path in linears)
     vars(model)[_MARK] = _Attachment(spec, branches, trainable, processors)
-    for parameter, _ in trainable:
+    for parameter in frozen:
         parameter.requires_grad_(False)
     shapes = {path: (linear.out_features, linear.in_features) for path, linear in linears.items()}
     return AttachSummary(
@@ -68,9 +71,12 @@ def attach(model: nn.Module, spec: LoraSpec | object, *, seed: int = 0) -> Attac
 def detach(model: nn.Module) -> None:
     """Take the branches off: the original module objects are back, and trainable again is what was trainable before.
 
-    Raises MismatchError if nothing is attached, or if something else was put around the branches since.
+    Raises MismatchError if nothing is attached, if something else was put around the branches since, or if
+    the base was split over processes.
     """
     attachment = _attachment(model)
+    if is_sharded(model):
+        raise MismatchError("The base of this model is split over processes, which cannot be undone: load the model again.")
     covered = [path for path, branch in attachment.branches.items() if model.get_submodule(path) is not branch]
     if covered:
         raise MismatchError(
@@ -79,8 +85,8 @@ def detach(model: nn.Module) -> None:
     swap(model, {path: branch.release() for path, branch in attachment.branches.items()})
     attachment.processors.serve(())
     del vars(model)[_MARK]
-    for parameter, was_trainable in attachment.was_trainable:
-        parameter.requires_grad_(was_trainable)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name in attachment.was_trainable)
 
 
 def collect(model: nn.Module, *, provenance: Mapping[str, str] | None = None) -> Adapter:

@@ -2,6 +2,9 @@
 
 The stock processor gives the same input to ``to_q``, ``to_k`` and ``to_v`` one after the other and calls torch's attention
 itself, so that ``model.set_attention_backend`` does nothing. Import this only where a model is at hand: it needs diffusers.
+
+Axes move by torch's own words here: einops keeps a table of the types that it has met, and whenever that grows, code that was
+compiled with a look at it would be made anew.
 """
 
 from collections.abc import Callable
@@ -12,7 +15,6 @@ from typing import Any
 import torch
 from diffusers.models.attention_dispatch import AttentionBackendName, dispatch_attention_fn
 from diffusers.models.embeddings import apply_rotary_emb
-from einops import rearrange
 from torch import Tensor
 
 from .remaking import NOTHING_REMADE, Remaking, share_memory
@@ -54,22 +56,22 @@ class StackedAttention:
         num_text = encoder_hidden_states.shape[1]
         tokens = torch.cat([encoder_hidden_states, hidden_states], dim=1)
         if attention_mask is not None:
-            attention_mask = attn.prepare_attention_mask(attention_mask, tokens.shape[1], len(tokens))
-            attention_mask = rearrange(attention_mask, "(b h) n m -> b h n m", h=attn.heads)
+            masks = attn.prepare_attention_mask(attention_mask, tokens.shape[1], len(tokens))
+            attention_mask = masks.unflatten(0, (-1, attn.heads))
         remaking = remaking or NOTHING_REMADE
         is_placing_again = remaking.inputs is not None
         if remaking.inputs is not None:
             remaking.later(tokens, partial(_joined, remaking.inputs))
         with remaking.hooks():
             projected = _projections(attn, tokens)
-        query, key, value = (rearrange(x, "b n (h d) -> b h n d", h=attn.heads) for x in projected)
+        query, key, value = (x.unflatten(2, (attn.heads, -1)).transpose(1, 2) for x in projected)
         placed = []
         for x, norm in ((query, attn.norm_q), (key, attn.norm_k)):
             place = partial(_placed, x, norm, num_text, image_rotary_emb)
             placed.append(place())
             if is_placing_again:
                 remaking.later(placed[-1], place)
-        query, key, value = (rearrange(x, "b h n d -> b n h d") for x in (*placed, value))
+        query, key, value = (x.transpose(1, 2) for x in (*placed, value))
         with remaking.hooks(), attending():
             mixed = dispatch_attention_fn(query, key, value, attn_mask=attention_mask, backend=self._attention_backend)
         tokens = _in_one_row(mixed)
@@ -88,7 +90,7 @@ def _joined(inputs: Callable[[], tuple[Tensor, Tensor]]) -> Tensor:
 
 
 def _in_one_row(mixed: Tensor) -> Tensor:
-    return rearrange(mixed, "b n h d -> b n (h d)")
+    return mixed.flatten(2)
 
 
 def _projections(attn: Any, x: Tensor) -> list[Tensor]:

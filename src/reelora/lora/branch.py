@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from reelora.adapters import FactorA, FactorB, LoraSpec, Pair
 
+from .frozen import Fetched, FrozenLinear
 from .projections import Frozen, Low, project
 
 __all__ = ["StandIn", "TrainableLinear", "add_product", "draw_a", "is_hooked"]
@@ -57,15 +58,15 @@ class StandIn(nn.Module):
 
     def release(self) -> nn.Module:
         """The original module, with the parameters as they are now."""
-        self._hand_down()
+        self.hand_down()
         return self.base
 
     def through_base(self, x: Tensor) -> Tensor:
         """What the original module makes of ``x``."""
-        self._hand_down()
+        self.hand_down()
         return self.base(x)
 
-    def _hand_down(self) -> None:
+    def hand_down(self) -> None:
         """Give the base our parameters where a device move, an assigning load or FSDP has replaced them on us."""
         if self.base.weight is not self.weight or self.base.bias is not self.bias:
             self.base.weight, self.base.bias = self.weight, self.bias
@@ -106,8 +107,10 @@ class TrainableLinear(StandIn, nn.Linear):
         return x.dtype == self.weight.dtype and not is_cast
 
     @property
-    def frozen(self) -> Frozen:
+    def frozen(self) -> Frozen | Fetched:
         """The base's weights, and the scale of the branch."""
+        if isinstance(self.base, FrozenLinear):
+            return Fetched(base=self.base, scale=self.scale)
         return Frozen(weight=self.weight, bias=self.bias, scale=self.scale)
 
     @property
@@ -141,10 +144,20 @@ def _is_trained(branch: TrainableLinear) -> bool:
     return branch.weight.requires_grad or (branch.bias is not None and branch.bias.requires_grad)
 
 
+def _is_linear(base: nn.Module) -> bool:
+    """Whether `project` computes what it does."""
+    return type(base).forward is nn.Linear.forward or isinstance(base, FrozenLinear)
+
+
+def _is_plain(weight: Tensor) -> bool:
+    """Whether a weight is no tensor of a class of its own; its data would not tell while tensors without memory are made."""
+    return issubclass(type(weight), nn.Parameter)
+
+
 _REASONS: Mapping[str, Callable[[TrainableLinear], bool]] = {
-    "its class computes in a way of its own": lambda branch: type(branch.base).forward is not nn.Linear.forward,
+    "its class computes in a way of its own": lambda branch: not _is_linear(branch.base),
     "a hook hangs on it": lambda branch: is_hooked(branch.base),
-    "its weights are packed": lambda branch: type(branch.weight.data) is not Tensor or not branch.weight.is_floating_point(),
+    "its weights are packed": lambda branch: not (_is_plain(branch.weight) and branch.weight.is_floating_point()),
     "its weights are trained too": _is_trained,
     "inputs of the branch are dropped": lambda branch: branch.dropout > 0 and branch.training,
 }

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .frozen import Fetched
+
 __all__ = ["Frozen", "Low", "project"]
 
 
@@ -41,11 +43,13 @@ class Low:
         return [b.shape[1] for b in self.bs]
 
 
+Bases = Sequence[Frozen | Fetched]
+"""The weight of the second kind is made anew each time that it is asked for, and never kept."""
 Masters = Sequence[tuple[nn.Parameter, nn.Parameter]]
 """The trained A ``(rank, in)`` and B ``(out, rank)`` of each projection."""
 
 
-def project(x: Tensor, frozen: Sequence[Frozen], low: Low, masters: Masters) -> list[Tensor]:
+def project(x: Tensor, frozen: Bases, low: Low, masters: Masters) -> list[Tensor]:
     """``W x + bias + scale * B A x`` of every projection, for ``x (*n, in)`` in the dtype of the weights.
 
     Gradients go to the ``masters``, in the dtype that these have.
@@ -56,7 +60,7 @@ def project(x: Tensor, frozen: Sequence[Frozen], low: Low, masters: Masters) -> 
 
 class _Projections(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, frozen: Sequence[Frozen], low: Low, *masters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, frozen: Bases, low: Low, *masters: Tensor) -> tuple[Tensor, ...]:
         ctx.frozen, ctx.ranks, ctx.dtypes = frozen, low.ranks, [master.dtype for master in masters]
         ctx.save_for_backward(x, low.a, *low.bs)
         rows = x.reshape(-1, x.shape[-1])
@@ -82,7 +86,7 @@ class _Projections(torch.autograd.Function):
         return of_x, None, None, *(grad.to(dtype) for grad, dtype in zip(of_masters, ctx.dtypes, strict=True))
 
 
-def _of_input(ys: Sequence[Tensor], frozen: Sequence[Frozen], narrow: Tensor, a: Tensor) -> Tensor:
+def _of_input(ys: Sequence[Tensor], frozen: Bases, narrow: Tensor, a: Tensor) -> Tensor:
     """The gradient of the input, summed in one buffer."""
     total = narrow @ a
     for y, one in zip(ys, frozen, strict=True):

@@ -109,6 +109,6 @@ def _stacked(lows: Sequence[Low]) -> Low:
 
 def _room(group: Sequence[TrainableLinear]) -> Low:
     """Memory for the copies of a group."""
-    like = group[0].weight
-    a = like.new_empty(sum(len(branch.lora_a) for branch in group), like.shape[1])
-    return Low(a=a, bs=[like.new_empty(branch.lora_b.shape) for branch in group])
+    first, dtype = group[0].lora_a, group[0].weight.dtype  # the weight itself may be split over processes now
+    a = first.new_empty(sum(len(branch.lora_a) for branch in group), first.shape[1], dtype=dtype)
+    return Low(a=a, bs=[first.new_empty(branch.lora_b.shape, dtype=dtype) for branch in group])

@@ -6,11 +6,11 @@ from .cache import list_cache, list_lines, prune_cache, pruning_lines, verify_fi
 from .checkpoint import CheckpointOutcome, convert_checkpoint
 from .compare import diff_lines, diff_rows
 from .conditions import precompute_kind
-from .config import AdapterConfig, DataConfig, PreviewConfig, TrainConfig
-from .data_sheet import write_sheet
+from .config import AdapterConfig, BaseConfig, DataConfig, PreviewConfig, TrainConfig
+from .data_sheet import check_sheet, write_sheet
 from .demo import DemoOutcome, DemoPlan, demo
 from .doctor import Diagnosis, examine, examine_machine
-from .files import write_new_text
+from .files import check_new, write_new_text
 from .fuse import FuseOutcome, fuse
 from .generate import GenerateOutcome, Place, Saving, Wishes, check_codec, generate
 from .inspect import Inspection, inspect
@@ -28,6 +28,7 @@ from .train import TrainOutcome, train
 __all__ = [
     "POCKET",
     "AdapterConfig",
+    "BaseConfig",
     "CheckpointOutcome",
     "DataConfig",
     "DataPlan",
@@ -49,7 +50,9 @@ __all__ = [
     "VideoInspection",
     "Wishes",
     "check_codec",
+    "check_new",
     "check_precision",
+    "check_sheet",
     "convert",
     "convert_checkpoint",
     "demo",

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +45,22 @@ def check_conditions(denoiser: nn.Module, config: TrainConfig) -> None:
         raise ConfigError(
             f"{config.model} is told {', '.join(unknown)} besides the caption, which are not made here yet: train a model that "
             f"needs nothing or {', '.join(_MAKERS)} besides."
+        )
+    if SizeCondition.name in needed_extras(denoiser):
+        _check_sizes(denoiser, config)
+
+
+def _check_sizes(unet: nn.Module, config: TrainConfig) -> None:
+    """Raise ConfigError for a UNet that is told more or fewer numbers of a picture than SDXL is."""
+    encoder = text_roles_of(config.model)[-1]
+    pooled = getattr(load_components(find_model(config.model), roles=[encoder]), encoder).config.projection_dim
+    shape: Any = unet.config
+    count = (shape.projection_class_embeddings_input_dim - pooled) / shape.addition_time_embed_dim
+    if count != SizeCondition.count:
+        raise ConfigError(
+            f"The UNet of {config.model} is told {count:g} numbers of a picture besides a pooled state of {pooled}; SDXL is "
+            f"told {SizeCondition.count}. A refiner, which is told 5, or an encoder of another model cannot be trained here: "
+            "take the folders unet and text_encoder_2 of one SDXL base model."
         )
 
 

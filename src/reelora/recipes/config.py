@@ -20,14 +20,25 @@ from reelora.data import (
     with_repeats,
     with_trigger,
 )
+from reelora.lora import Storage
 from reelora.settings import Settings
-from reelora.train import LoopConfig
+from reelora.train import OF_TEXT_ENCODERS, LoopConfig
 
 from .buckets import BucketText, Size, automatic_sizes, checked_sizes
 from .machine import Precision
 
-__all__ = ["AdapterConfig", "DataConfig", "ImageConfig", "PreviewConfig", "PriorConfig", "TextEncoderConfig", "TrainConfig"]
+__all__ = [
+    "AdapterConfig",
+    "BaseConfig",
+    "DataConfig",
+    "ImageConfig",
+    "PreviewConfig",
+    "PriorConfig",
+    "TextEncoderConfig",
+    "TrainConfig",
+]
 
+AsLoop = Literal["loop"]
 AsModel = Literal["model"]
 Auto = Literal["auto"]
 Usual = Literal["usual"]
@@ -140,6 +151,24 @@ class DataConfig(Settings):
         )
 
 
+class BaseConfig(Settings):
+    """The frozen model in less memory of the device, for one that has little; storage and stream may be combined."""
+
+    storage: Storage = "precision"
+    """What the large weights of its blocks are kept as. precision: as `precision` says. fp8 and int8: one byte for each, with a
+    scale for each row; int8 is closer to the original. nf4: four and a half bits (`pip install bitsandbytes`). All three are
+    slower, since every use makes the weights again. The adapter learns beside weights so rounded, and is for the model as it
+    was all the same."""
+    stream: bool = False
+    """Keep these weights in the host's memory and copy each block to the device while another computes, which has room for two;
+    slower where a block computes faster than it is copied. The numbers stay the same, bit for bit."""
+
+    @property
+    def is_special(self) -> bool:
+        """Whether the base is kept in any other way than as it is loaded."""
+        return self.stream or self.storage != "precision"
+
+
 class AdapterConfig(Settings):
     """The shape of the adapter."""
 
@@ -169,9 +198,16 @@ class TextEncoderConfig(Settings):
     alpha: Annotated[float, Field(gt=0)] = 8
     """The update is scaled by alpha / rank."""
     target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "out_proj")
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | AsLoop = "loop"
+    """Rate after the warm-up, which follows the schedule of the loop; loop: that of loop.optimizer. Text encoders forget
+    easily: a fifth of it, or less, is usual."""
 
     def spec(self) -> LoraSpec:
-        return LoraSpec(**self.model_dump())
+        return LoraSpec(**self.model_dump(exclude={"learning_rate"}))
+
+    def identity(self) -> dict[str, object]:
+        """What the numbers of a run depend on."""
+        return self.model_dump(mode="json", exclude={"learning_rate"} if self.learning_rate == "loop" else set())
 
 
 class ImageConfig(Settings):
@@ -250,10 +286,32 @@ class TrainConfig(Settings):
     data: DataConfig = DataConfig()
     prior: PriorConfig = PriorConfig()
     image: ImageConfig = ImageConfig()
+    base: BaseConfig = BaseConfig()
     lora: AdapterConfig = AdapterConfig()
     text_encoder: TextEncoderConfig = TextEncoderConfig()
     loop: LoopConfig = LoopConfig()
     preview: PreviewConfig = PreviewConfig()
+
+    @model_validator(mode="after")
+    def _has_one_rate(self) -> Self:
+        if self.loop.optimizer.kind == "prodigy" and self.text_encoder.learning_rate != "loop":
+            raise ValueError('prodigy finds one rate for all weights: leave text_encoder.learning_rate at "loop"')
+        return self
+
+    def rates(self) -> dict[str, float]:
+        """Of parameters that learn at a rate of their own: how their names begin, and that rate over the loop's."""
+        rate = self.text_encoder.learning_rate
+        return {} if rate == "loop" else {OF_TEXT_ENCODERS: rate / self.loop.optimizer.learning_rate}
+
+    @model_validator(mode="after")
+    def _check_base(self) -> Self:
+        wanted = [name for name in ("shard_base", "compile") if getattr(self.loop, name)]
+        if self.base.is_special and wanted:
+            raise ValueError(
+                f"loop.{wanted[0]} takes weights that lie there as they are computed with: leave it false, or leave "
+                'base.storage at "precision" and base.stream false'
+            )
+        return self
 
     def class_data(self, folder: Path, media: Media) -> DataConfig:
         """Clips of the class in a folder: of the same size as the others, without trigger word, and none held out."""

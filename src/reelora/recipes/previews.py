@@ -11,7 +11,7 @@ from torch import Tensor
 
 from reelora.components import Bundle, encode_prompts, load_components
 from reelora.errors import ConfigError, ReeloraError
-from reelora.generate import Session
+from reelora.generate import Clip, Session
 from reelora.tensorio import open_tensors, write_tensors
 from reelora.train import Team
 
@@ -28,7 +28,8 @@ class Previews:
 
     Prompts of CogVideoX are encoded once, before the transformer is loaded, and the VAE is in memory only while a preview is
     made; so are the text encoders of Stable Diffusion, which are small and may be trained themselves. A preview that fails is
-    reported and the run goes on. The processes of a team share the prompts.
+    reported and the run goes on. The processes of a team share the prompts. Where they have split the base between them, all
+    make all previews, the first one writes, and one that fails ends the run.
     """
 
     def __init__(self, config: TrainConfig, listener: Listener, team: Team) -> None:
@@ -43,15 +44,24 @@ class Previews:
         """Make the previews of ``step`` if it is their turn and they are not there yet."""
         if not self.are_wanted or step % self._config.preview.every:
             return
-        mine = self._team.share(range(len(self._config.preview.prompts)))
-        missing = [index for index in mine if not self._path(step, index).exists()]
+        missing = self._missing(step)
         if not missing:
             return
         self._listener.say(f"previews at step {step}")
         try:
             self._make(step, missing, parts)
         except (RuntimeError, ReeloraError, OSError) as error:
+            if self._config.loop.shard_base:
+                raise  # the other processes are somewhere else in the model now
             self._listener.say(f"previews at step {step} failed, training goes on: {error}")
+
+    def _missing(self, step: int) -> list[int]:
+        """The prompts that this process makes the previews of: its share, or all where the base is split between processes."""
+        prompts = range(len(self._config.preview.prompts))
+        if not self._config.loop.shard_base:
+            return [index for index in self._team.share(prompts) if not self._path(step, index).exists()]
+        are_missing = self._team.as_first([not self._path(step, index).exists() for index in prompts])
+        return [index for index in prompts if are_missing[index]]
 
     def figures(self) -> list[str]:
         """One row per prompt for a page: the base's video first, then those of the steps, all with the same seed."""
@@ -103,7 +113,14 @@ class Previews:
                 width=size.width,
                 **steps,
             )
+            if self._team.is_first or not self._config.loop.shard_base:
+                self._save(clip, step, index)
+
+    def _save(self, clip: Clip, step: int, index: int) -> None:
+        try:
             replace(clip, metadata={**clip.metadata, "training_step": step}).save(self._path(step, index))
+        except OSError as error:
+            self._listener.say(f"the preview of prompt {index} at step {step} cannot be written, training goes on: {error}")
 
 
 def check_previews(config: TrainConfig) -> None:

@@ -24,10 +24,14 @@ from reelora.train import (
     TensorBoard,
     TrainResult,
     Verdict,
+    check_compiler,
     check_continues,
+    check_team,
+    compiled_rows,
     only_run_in,
     read_verdicts,
     showing_best,
+    skipped_checkpoints,
     weights_and_biases,
 )
 from reelora.train import train as run_loop
@@ -87,6 +91,7 @@ def train(config: TrainConfig, *, listener: Listener, report_name: str = "report
 def _train(
     config: TrainConfig, boards: tuple[MakeBoard, ...], team: Team, listener: Listener, report_name: str
 ) -> TrainOutcome:
+    check_team(config.loop, team)
     with team.first_alone():
         made = class_data(config, device=team.device, listener=listener)
         own, *classes = [_precomputed(config, data, team, listener) for data in (config.data, *made)]
@@ -110,6 +115,7 @@ def _train(
         identity=identity,
         conditions=make_conditions(own),
         priors=[Prior(clips=kind.clips, weight=config.prior.weight, conditions=make_conditions(kind)) for kind in classes],
+        rates=config.rates(),
     )
     result = _run(lesson, config, boards, team, previews, trained.parts, listener)
     verdict = next(reversed(read_verdicts(config.output)), None)
@@ -151,9 +157,11 @@ def _extra_identity(config: TrainConfig, classes: Sequence[Kind], begun: Adapter
     if classes:
         extras["prior"] = {"data": [kind.clips.data_hash for kind in classes], "weight": config.prior.weight}
     if config.text_encoder.rank:
-        extras["text_encoder"] = [config.text_encoder.model_dump(mode="json"), text_fingerprint_of(config.model)]
+        extras["text_encoder"] = [config.text_encoder.identity(), text_fingerprint_of(config.model)]
     if begun is not None:
         extras["init_from"] = content_hash(begun)
+    if config.base.storage != "precision":
+        extras["base_storage"] = config.base.storage
     if facts_of(config.model).needs_image:
         extras["image"] = config.image.model_dump(mode="json")
     return extras
@@ -168,9 +176,12 @@ def _check_early(config: TrainConfig) -> None:
     """Raise for everything that can be known to be wrong before clips are encoded."""
     find_dtype(config.precision, find_device(config.device), is_trained=True)
     check_folder(config.output)
+    config.data.sizes(facts_of(config.model))
     check_trained(config)
     check_class_clips(config)
     check_previews(config)
+    if config.loop.compile:
+        check_compiler(find_device(config.device))
 
 
 def _identity(config: TrainConfig, seen: CachedClips, team: Team) -> dict[str, object]:
@@ -205,14 +216,18 @@ def _run(
     listener: Listener,
 ) -> TrainResult:
     def on_plan(plan: MemoryPlan) -> None:
-        for label, text in plan.rows():
+        for label, text in [*plan.rows(), *compiled_rows(lesson.model, config.loop)]:
             listener.say(f"{label:<10} {text}")
 
     def on_start(step: int) -> None:
         if team.is_first:
             write_text(config.output / "config.toml", config.toml())
+        for path in skipped_checkpoints(config.output / "checkpoints", step):
+            listener.say(f"{'damaged':<10} {path}, which is passed over")
         if step == 0:
             previews.after(0, parts)
+        elif step < config.loop.steps:
+            listener.say(f"{'goes on':<10} after step {step} of {config.loop.steps}")
 
     def on_step(report: StepReport) -> None:
         listener.progress("train", report.step, config.loop.steps, _line(report))
@@ -264,6 +279,7 @@ def _provenance(config: TrainConfig, bases: Mapping[str, str], seen: CachedClips
         "version": __version__,
         "base_model": Path(config.model).name,
         **bases,
+        **({"base_storage": config.base.storage} if config.base.storage != "precision" else {}),
         "data_hash": seen.data_hash,
         "config_hash": _config_hash(config),
         "trigger_words": ", ".join(config.trigger_words),

@@ -9,7 +9,16 @@ from torch import nn
 from reelora.adapters import Adapter, LoraSpec
 from reelora.components import Bundle, load_components
 from reelora.errors import ConfigError
-from reelora.lora import AttachSummary, attach, base_fingerprints, collect, target_linears
+from reelora.lora import (
+    AttachSummary,
+    StoredBase,
+    attach,
+    base_fingerprints,
+    check_storage,
+    collect,
+    store_base,
+    target_linears,
+)
 from reelora.train import Diffusion, WithText, begin_all_from, begin_from, collect_all
 
 from .conditions import check_conditions
@@ -17,6 +26,8 @@ from .config import TrainConfig
 from .model import denoiser_of, facts_of, find_model, text_roles_of
 
 __all__ = ["Trained", "check_trained", "load_trained", "trained_roles"]
+
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +41,8 @@ class Trained:
     """The denoiser's first."""
     bases: Mapping[str, str]
     """Fingerprints of the denoiser as it was."""
+    stored: StoredBase | None = None
+    """How its weights are kept, where this is not as they were loaded."""
 
     def begin_from(self, adapter: Adapter) -> None:
         """Go on with an adapter. Raises what `reelora.train.begin_from` raises."""
@@ -53,7 +66,7 @@ class Trained:
     @property
     def rows(self) -> list[tuple[str, str]]:
         """Label and text of what is said of each part."""
-        return [row for summary in self.summaries for row in summary.rows()]
+        return [*(self.stored.rows() if self.stored else ()), *(row for summary in self.summaries for row in summary.rows())]
 
 
 def trained_roles(config: TrainConfig) -> dict[str, LoraSpec]:
@@ -72,6 +85,9 @@ def trained_roles(config: TrainConfig) -> dict[str, LoraSpec]:
 def check_trained(config: TrainConfig) -> None:
     """Raise for everything about the model that can be known to be wrong before it is loaded."""
     roles = trained_roles(config)
+    if config.loop.shard_base and config.text_encoder.rank:
+        raise ConfigError("loop.shard_base splits a denoiser alone: leave it false, or text_encoder.rank at 0.")
+    check_storage(config.base.storage)
     skeleton = load_components(find_model(config.model), roles=[*roles, "scheduler"])  # mapped: costs no memory
     for role, spec in roles.items():
         target_linears(getattr(skeleton, role), spec)
@@ -80,11 +96,19 @@ def check_trained(config: TrainConfig) -> None:
 
 
 def load_trained(config: TrainConfig, *, dtype: torch.dtype, device: torch.device) -> Trained:
-    """Load what is trained and attach branches to it, drawn from the run's seed."""
+    """Load what is trained and attach branches to it, drawn from the run's seed; on the host if it is to be split over devices.
+
+    A base that is kept in another way is loaded there too, and never lies on the device as it was.
+    """
+    where = _HOST if config.loop.shard_base or config.base.is_special else device
     roles = trained_roles(config)
-    parts = load_components(find_model(config.model), roles=[*roles, "scheduler"], dtype=dtype, device=device)
+    parts = load_components(find_model(config.model), roles=[*roles, "scheduler"], dtype=dtype, device=where)
     denoiser, *encoders = (getattr(parts, role) for role in roles)
-    bases = base_fingerprints(denoiser)
+    bases, stored = base_fingerprints(denoiser), None
+    if config.base.is_special:
+        stored = store_base(denoiser, config.base.storage, stream=config.base.stream, device=device)
+        for encoder in encoders:
+            encoder.to(device)
     summaries = tuple(attach(getattr(parts, role), spec, seed=config.loop.seed) for role, spec in roles.items())
     model = WithText(denoiser, *encoders) if encoders else denoiser
-    return Trained(model=model, parts=parts, summaries=summaries, bases=bases)
+    return Trained(model=model, parts=parts, summaries=summaries, bases=bases, stored=stored)

@@ -1,7 +1,6 @@
 """What the model sees at each step: a pure function of the run's seed and the place in the run."""
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Self
 
@@ -9,17 +8,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from reelora.components import padded_in_front
 from reelora.data import BatchPlan, CachedClip, CachedClips, Visit
 from reelora.errors import ConfigError
 from reelora.shapes import Latents, PromptStates
 
-from .conditioning import Condition, Look, extras_of, padded_in_front
+from .conditioning import Condition, Look, extras_of
 from .config import LoopConfig
 from .diffusion import Timesteps
 from .draws import draw_noise, generator_for
 from .timesteps import draw_timestep
 
-__all__ = ["Batch", "Batches", "Prior", "ReadAhead", "sample_posterior"]
+__all__ = ["Batch", "Batches", "Prior", "sample_posterior"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +51,16 @@ class Batch:
     sources: tuple[str, ...]
 
     def to(self, device: torch.device) -> Self:
-        tensors = {name: getattr(self, name).to(device) for name in ("clean", "noise", "timesteps", "states", "weights")}
-        return replace(self, **tensors, extras={name: extra.to(device) for name, extra in self.extras.items()})
+        """On a device; the copy of a pinned batch goes on while the host does other things."""
+        return self._with(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> Self:
+        """In pages that stay where they are, from which an accelerator copies by itself."""
+        return self._with(Tensor.pin_memory)
+
+    def _with(self, change: Callable[[Tensor], Tensor]) -> Self:
+        tensors = {name: change(getattr(self, name)) for name in ("clean", "noise", "timesteps", "states", "weights")}
+        return replace(self, **tensors, extras={name: change(extra) for name, extra in self.extras.items()})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +119,12 @@ class Batches:
             for number, kind in enumerate(kinds)
         ]
 
+    def hold(self, max_bytes: int) -> None:
+        """Let the clips that are read from now on stay in memory, as far as they fit into ``max_bytes``."""
+        memories = {course.clips.memory for course in self._courses}
+        for memory in memories:
+            memory.hold(max_bytes // len(memories))
+
     def read(self, forward: int) -> Batch:
         """The batch of the ``forward``-th forward pass."""
         size = self._config.batch_size
@@ -166,23 +180,3 @@ def sample_posterior(clip: CachedClip, generator: torch.Generator) -> torch.Tens
     """A latent ``(f c h w)`` drawn from what the VAE said of the clip."""
     mean = clip["latent_mean"].float()
     return mean + clip["latent_std"].float() * draw_noise(tuple(mean.shape), generator)
-
-
-class ReadAhead:
-    """Batches by the number of their forward pass, each read in a thread while the one before is computed."""
-
-    def __init__(self, read: Callable[[int], Batch]) -> None:
-        self._read = read
-        self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="batches")
-        self._pending: dict[int, Future[Batch]] = {}
-
-    def read(self, forward: int, *, then: int) -> Batch:
-        """The batch of pass ``forward``; ``then`` is the pass that will be asked for next."""
-        batch = self._pending.pop(forward, None) or self._pool.submit(self._read, forward)
-        result = batch.result()
-        self._pending = {then: self._pool.submit(self._read, then)}
-        return result
-
-    def close(self) -> None:
-        """Forget what was read ahead."""
-        self._pool.shutdown(cancel_futures=True)

@@ -5,6 +5,7 @@ the run. The folder gets its name by one rename, so it is whole or not there.
 """
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -21,14 +22,24 @@ from reelora.tensorio import fingerprint, open_tensors, write_tensors
 
 from .state import State
 
-__all__ = ["Checkpoint", "check_identity", "find_checkpoint", "find_step", "read_state", "write_checkpoint"]
+__all__ = [
+    "Checkpoint",
+    "check_identity",
+    "find_checkpoint",
+    "find_step",
+    "read_state",
+    "skipped_checkpoints",
+    "write_checkpoint",
+]
 
 Identity = Mapping[str, object]
 _STATE, _MANIFEST = "state.safetensors", "manifest.json"
+_DIGEST = "digest"
 _MEANING = {
     "base": "the weights of the model",
     "data": "the clips to train on: videos, captions, sizes, or how many are held out",
     "init_from": "the adapter to go on with",
+    "loop.compile": "whether blocks are compiled; None: they are not",
 }
 """What stands behind a hash."""
 _HASH = re.compile(r"[0-9a-f]{32,}")
@@ -62,6 +73,7 @@ def write_checkpoint(
     final = folder / _name(step)
     tensors, optimizer = state
     manifest = {"step": step, "identity": identity, "seconds": seconds, "content": fingerprint(tensors), "optimizer": optimizer}
+    manifest[_DIGEST] = _digest(manifest)
     try:
         _write(final, tensors, manifest)
     except OSError as error:
@@ -97,6 +109,11 @@ def find_checkpoint(folder: Path, *, skip_damaged: bool = False) -> Checkpoint |
     return None
 
 
+def skipped_checkpoints(folder: Path, step: int) -> list[Path]:
+    """Those newer than the one of ``step`` from which a run goes on: the damaged ones."""
+    return [path for path in list_checkpoints(folder) if int(path.name.removeprefix("step-")) > step]
+
+
 def find_step(folder: Path, step: int) -> Checkpoint:
     """The checkpoint of one step; FileFormatError where it is not there or not whole."""
     return read_manifest(folder / _name(step))
@@ -105,8 +122,11 @@ def find_step(folder: Path, step: int) -> Checkpoint:
 def read_manifest(path: Path) -> Checkpoint:
     """The checkpoint in a folder; FileFormatError where its manifest is not one."""
     try:
-        return Checkpoint(folder=path, **json.loads((path / _MANIFEST).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        if manifest.pop(_DIGEST, None) not in (None, _digest(manifest)):  # none: written by an earlier version
+            raise ValueError("its manifest is not the one that was written")
+        return Checkpoint(folder=path, **manifest)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         raise FileFormatError(f"{path}: this checkpoint cannot be read ({error}). {_ADVICE}") from error
 
 
@@ -129,6 +149,11 @@ def check_identity(checkpoint: Checkpoint, identity: Identity) -> None:
             + "\n".join(f"- {line}" for line in differences)
             + "\nChoose another output folder, or use the old settings. Nothing was changed."
         )
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of what a manifest says."""
+    return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _name(step: int) -> str:

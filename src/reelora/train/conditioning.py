@@ -5,7 +5,7 @@ Everything random follows from the look at the clip, so that a resumed run sees 
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from jaxtyping import Float
@@ -29,7 +29,6 @@ __all__ = [
     "extras_of",
     "noisy_draws",
     "noisy_image",
-    "padded_in_front",
     "padded_with_zeros",
 ]
 
@@ -144,6 +143,7 @@ class SizeCondition:
     Source: SDXL, arXiv:2307.01952, section 2.2.
     """
 
+    count: ClassVar[int] = 6
     sizes: Callable[[str], tuple[int, int, int, int, int, int]]
     """The six numbers of the clip of this name."""
     name: str = field(default="time_ids", init=False)
@@ -177,15 +177,6 @@ def padded_with_zeros(image: Float[Tensor, "1 c h w"], num_frames: int) -> ClipL
     published pipeline, SAT and CogVideo's ``finetune/``.
     """
     return torch.cat([image, image.new_zeros(num_frames - 1, *image.shape[1:])])
-
-
-def padded_in_front(clean: ClipLatents, frame_group: int) -> ClipLatents:
-    """A latent with copies of its first frame in front, until its frames fill whole groups.
-
-    CogVideoX 1.5 makes one token of two latent frames. The copy is made before noise is added, so that each frame has noise
-    of its own, as at inference. Source: CogVideo, finetune/models/cogvideox_t2v/lora_trainer.py.
-    """
-    return torch.cat([clean[:1].expand(-clean.shape[0] % frame_group, -1, -1, -1), clean])
 
 
 def _shown(latent: Float[Tensor, "1 c h w"], clip: CachedClip, look: Look, dropout: float) -> ClipLatents:

@@ -85,6 +85,12 @@ class LoopConfig(Settings):
     memory: Annotated[float, Field(gt=0)] | Literal["auto"] = "auto"
     """GiB that the weights, the optimizer and a step may take together. As much is computed again as makes it fit, and no more.
     auto: most of what is free on the device at the start."""
+    shard_base: bool = False
+    """Several processes each hold a part of the frozen base and gather it block by block, where it does not fit on one device.
+    The numbers stay the same, bit for bit."""
+    compile: bool = False
+    """Run the blocks that repeat as compiled code, made in the first step for each size of clips: minutes once, and each step
+    faster where memory traffic is its limit. Numbers differ in their last bits, so a run keeps to its choice."""
     caption_dropout: Share = 0.1
     """Share of clips that are seen with the empty caption, for guidance."""
     seed: int = 0
@@ -102,6 +108,12 @@ class LoopConfig(Settings):
     optimizer: OptimizerConfig = OptimizerConfig()
     timesteps: TimestepConfig = TimestepConfig()
 
+    @model_validator(mode="after")
+    def _check_compile(self) -> Self:
+        if self.compile and self.shard_base:
+            raise ValueError("a block whose weights are gathered for every use cannot be compiled: set compile or shard_base")
+        return self
+
     @property
     def clips_per_step(self) -> int:
         return self.batch_size * self.gradient_accumulation
@@ -118,6 +130,7 @@ class LoopConfig(Settings):
         free = {
             "gradient_checkpointing",
             "memory",
+            "shard_base",
             "checkpoint_every",
             "keep_checkpoints",
             "skip_damaged_checkpoints",
@@ -125,4 +138,6 @@ class LoopConfig(Settings):
         }
         if self.optimizer.schedule == "constant":
             free.add("steps")
+        if not self.compile:
+            free.add("compile")  # as in runs that are older than this setting
         return self.model_dump(mode="json", exclude=free)

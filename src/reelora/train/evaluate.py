@@ -4,11 +4,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from reelora.components import padded_in_front
 from reelora.data import CachedClip, CachedClips
 from reelora.lora import evaluating
 
 from .batches import Batch, sample_posterior
-from .conditioning import Look, extras_of, padded_in_front
+from .conditioning import Look, extras_of
 from .draws import draw_noise, generator_for
 from .objective import Objective
 from .team import Team
@@ -29,9 +30,11 @@ def held_out_errors(
     errors = torch.zeros(len(clips), TIMES_PER_CLIP, dtype=torch.float64)
     pieces = [(row, places) for row in range(len(clips)) for places in torch.arange(TIMES_PER_CLIP).split(batch_size)]
     with evaluating(model), torch.no_grad():
-        for row, places in team.share(pieces):
+        for (row, places), counts in team.rounds(pieces):  # one whose base is split cannot run alone
             batch = _batch(clips[row], objective, places, seed).to(team.device)
-            errors[row, places] = objective.errors(batch)[0].double().cpu()
+            found = objective.errors(batch)[0].double().cpu()
+            if counts:
+                errors[row, places] = found
     return team.sum(errors)
 
 

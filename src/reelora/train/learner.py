@@ -15,15 +15,17 @@ from torch import nn
 
 from reelora.data import BatchPlan
 from reelora.errors import TrainingDivergedError, first_few
-from reelora.lora import Shadows
+from reelora.lora import Shadows, free_bytes, shard_base
 
-from .batches import Batch, Batches, ReadAhead
+from .ahead import ReadAhead, passes_ahead, room_for_clips
+from .batches import Batch, Batches
 from .budget import MemoryPlan, plan_memory
+from .compiled import Blocks, blocks_for
 from .config import LoopConfig
 from .guard import Guard
 from .lesson import Lesson
 from .objective import Objective
-from .optimizers import make_optimizer
+from .optimizers import by_rate, make_optimizer
 from .predict import predictor_of
 from .recompute import Recomputing
 from .shown import RunningMean, nothing_like, showing
@@ -31,6 +33,8 @@ from .state import State, pack, unpack
 from .team import Team
 
 __all__ = ["Learner", "StepFigures"]
+
+_HOST = torch.device("cpu")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,11 +70,7 @@ class Learner:
     def __init__(self, lesson: Lesson, objective: Objective, config: LoopConfig, team: Team) -> None:
         model = lesson.model
         self.model, self.objective, self.config, self.team = model, objective, config, team
-        self.named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-        self.parameters = list(self.named.values())
-        self.device = self.parameters[0].device
-        self.optimizer = make_optimizer(config.optimizer, self.parameters)
-        self.mean = RunningMean(self.parameters, config.ema_decay)
+        self._blocks = blocks_for(model, config)
         self._batches = Batches(
             lesson.clips,
             config,
@@ -79,29 +79,41 @@ class Learner:
             conditions=objective.conditions,
             priors=lesson.priors,
         )
-        self._ahead = ReadAhead(self._batches.read)
+        self._batches.hold(room_for_clips(free_bytes(_HOST), team))
+        self._ahead = ReadAhead(self._ready, stride=team.size, depth=passes_ahead(config, team))
         model.train()
         self._shadows = Shadows(model)
         self.plan = self._planned(lesson)
-        _run_blocks(model, self.plan)
+        if config.shard_base:
+            shard_base(model, team.device)
+        self.named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+        self.parameters = list(self.named.values())
+        self.device = self.parameters[0].device
+        groups = by_rate(self.named, lesson.rates)
+        self._rate_factors = tuple(groups)
+        self.optimizer = make_optimizer(config.optimizer, [{"params": group} for group in groups.values()])
+        self.mean = RunningMean(self.parameters, config.ema_decay)
+        _run_blocks(model, self.plan, self._blocks)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._ahead.close()
+        self._batches.hold(0)
         self.model.disable_gradient_checkpointing()  # pyright: ignore[reportCallIssue]
 
     def _planned(self, lesson: Lesson) -> MemoryPlan:
         """What the blocks keep, by a rehearsal with the largest batch of the run."""
-        batch = self._batches.read(_largest_batch(lesson, self.config)).to(self.device)
-        predict = predictor_of(self.model)  # its own: what it remembers of a rehearsal has no values
-        with self._shadows.cast():
+        device = next(p for p in self.model.parameters() if p.requires_grad).device  # the host, if the base is to be split
+        batch = self._batches.read(_largest_batch(lesson, self.config)).to(device)
+        with Shadows(self.model).cast():  # its own: they may lie on another device than those of the steps
             return plan_memory(
                 self.model,
-                lambda: predict(batch.clean, batch.states, batch.timesteps, batch.extras),
+                # By a predictor of its own: what it remembers has no values.
+                lambda: predictor_of(self.model)(batch.clean, batch.states, batch.timesteps, batch.extras),
                 self.config,
-                device=self.device,
+                device=self.team.device if self.config.shard_base else device,
                 processes=self.team.size,
             )
 
@@ -137,10 +149,10 @@ class Learner:
         ``guard`` finds hopeless.
         """
         rate = self.config.learning_rate(step)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        for factor, group in zip(self._rate_factors, self.optimizer.param_groups, strict=True):
+            group["lr"] = factor * rate
         passes = range(step * self.config.gradient_accumulation, (step + 1) * self.config.gradient_accumulation)
-        with self._shadows.cast():
+        with self._shadows.cast(), self._blocks.running():
             done = {forward: self._backward(forward) for forward in self.team.share(passes)}
         losses, of_nothing = self._gathered(passes, done)
         self.team.sum_gradients(self.parameters)
@@ -159,10 +171,15 @@ class Learner:
             data_wait=sum(one.waited for one in done.values()),
         )
 
+    def _ready(self, forward: int) -> Batch:
+        """A batch as the device takes it fastest."""
+        batch = self._batches.read(forward)
+        return batch.pinned() if self.device.type == "cuda" else batch
+
     def _backward(self, forward: int) -> _Pass:
         """Add the gradients of one forward pass."""
         started = time.monotonic()
-        batch = self._ahead.read(forward, then=forward + self.team.size)
+        batch = self._ahead.read(forward)
         waited = time.monotonic() - started
         batch = batch.to(self.device)
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
@@ -200,9 +217,9 @@ def _shown(batch: Batch) -> list[tuple[str, int]]:
     return list(zip(batch.sources, batch.timesteps.tolist(), strict=True))
 
 
-def _run_blocks(model: Any, plan: MemoryPlan) -> None:
+def _run_blocks(model: Any, plan: MemoryPlan, blocks: Blocks) -> None:
     """Let every block keep what was chosen for it."""
-    model.enable_gradient_checkpointing(Recomputing(plan.chosen, otherwise=plan.otherwise))
+    model.enable_gradient_checkpointing(Recomputing(plan.chosen, otherwise=plan.otherwise, ways=blocks.ways_of))
 
 
 def _largest_batch(lesson: Lesson, config: LoopConfig) -> int:

@@ -1,7 +1,7 @@
 """What goes into a run and what comes out of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite
 
 from torch import nn
@@ -32,6 +32,8 @@ class Lesson:
     """What the model is told of a clip besides its caption."""
     priors: Sequence[Prior] = ()
     """Clips of the class, each kind with its weight."""
+    rates: Mapping[str, float] = field(default_factory=dict)
+    """Of parameters that learn at a rate of their own: how their names begin, and that rate over the loop's."""
 
 
 @dataclass(frozen=True, kw_only=True)

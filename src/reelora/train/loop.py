@@ -1,5 +1,6 @@
 """The training loop: steps, evaluations and checkpoints of attached branches, resumed exactly."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from .run import Run, identity_of
 from .team import Team
 from .track import MakeBoard
 
-__all__ = ["check_continues", "train"]
+__all__ = ["check_continues", "check_team", "train"]
 
 ALONE = Team()
 
@@ -42,7 +43,9 @@ def train(
     Raises ConfigError for an empty data set, for settings that do not fit the team or the disk, and for a folder of another
     run, with every difference; TrainingDivergedError for a loss that is not finite or beyond hope.
     """
-    _check(lesson, config, team)
+    if not len(lesson.clips):
+        raise ConfigError("There are no clips to train on: hold out fewer, or add some.")
+    check_team(config, team)
     reason = ""
     with Run(lesson, config, folder, team=team, boards=boards) as run:
         first = run.step
@@ -76,9 +79,18 @@ def check_continues(folder: Path, identity: Mapping[str, object], config: LoopCo
         check_identity(checkpoint, identity_of(identity, config))
 
 
-def _check(lesson: Lesson, config: LoopConfig, team: Team) -> None:
-    if not len(lesson.clips):
-        raise ConfigError("There are no clips to train on: hold out fewer, or add some.")
+def check_team(config: LoopConfig, team: Team) -> None:
+    """Raise ConfigError for settings that do not fit the number of processes."""
+    if config.shard_base and team.size == 1:
+        raise ConfigError(
+            "loop.shard_base splits the base over several processes, and this is one: start it with `accelerate launch` or "
+            "`torchrun`, or set loop.shard_base = false."
+        )
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not config.shard_base:
+        raise ConfigError(
+            "accelerate was told to use FSDP, and loop.shard_base is false: set it to true, which splits the frozen base over "
+            "the processes, or leave FSDP out of accelerate's settings."
+        )
     if config.gradient_accumulation % team.size:
         raise ConfigError(
             f"{team.size} processes share the forward passes of a step, and loop.gradient_accumulation is "

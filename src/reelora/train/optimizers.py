@@ -13,9 +13,19 @@ from reelora.errors import ConfigError
 
 from .config import OptimizerConfig, OptimizerKind
 
-__all__ = ["make_optimizer"]
+__all__ = ["by_rate", "make_optimizer"]
 
-Parameters = Sequence[nn.Parameter]
+Parameters = Sequence[nn.Parameter] | Sequence[dict[str, Any]]
+"""Themselves, or groups of them as torch's optimizers take them."""
+
+
+def by_rate(named: Mapping[str, nn.Parameter], rates: Mapping[str, float]) -> dict[float, list[nn.Parameter]]:
+    """Parameters by the factor of their learning rate: that of the first beginning of their name in ``rates``, otherwise 1."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for name, parameter in named.items():
+        factor = next((rate for beginning, rate in rates.items() if name.startswith(beginning)), 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    return groups
 
 
 def make_optimizer(config: OptimizerConfig, parameters: Parameters) -> Optimizer:

@@ -16,7 +16,17 @@ from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selectiv
 
 from reelora.lora import Remaking, is_hooked
 
-__all__ = ["Kept", "Recomputing", "Way", "Ways", "ways_of"]
+__all__ = [
+    "Kept",
+    "Recomputing",
+    "Way",
+    "Ways",
+    "before_feed_forward",
+    "before_sum",
+    "checkpointed",
+    "summed",
+    "ways_of",
+]
 
 Kept = Literal["everything", "products", "attention", "inputs"]
 """everything: nothing is computed again. products: results of matrix products and attention; norms, modulations and rotary
@@ -30,17 +40,6 @@ Streams = tuple[Tensor, Tensor]
 """Video tokens ``(b n d)`` and text tokens ``(b s d)``."""
 
 
-class Recomputing:
-    """Runs each block in the way chosen for it, or for all others; diffusers calls this a gradient checkpointing function."""
-
-    def __init__(self, chosen: Mapping[nn.Module, Kept], *, otherwise: Kept = "everything") -> None:
-        self._chosen = chosen
-        self._otherwise: Kept = otherwise
-
-    def __call__(self, block: nn.Module, *inputs: Any) -> Any:
-        return ways_of(block)[self._chosen.get(block, self._otherwise)](block, *inputs)
-
-
 def ways_of(block: nn.Module) -> Ways:
     """The ways in which a block can run, from the most memory to the least."""
     if type(block).__name__ != "CogVideoXBlock" or is_hooked(block):
@@ -49,36 +48,62 @@ def ways_of(block: nn.Module) -> Ways:
     return _COGVIDEOX_BLOCK if is_remaking else _COGVIDEOX_BLOCK_WITHOUT_BRANCHES
 
 
+class Recomputing:
+    """Runs each block in the way chosen for it, or for all others; diffusers calls this a gradient checkpointing function.
+
+    ``ways`` tells the ways of a block: those of `ways_of`, or others that keep the same.
+    """
+
+    def __init__(
+        self,
+        chosen: Mapping[nn.Module, Kept],
+        *,
+        otherwise: Kept = "everything",
+        ways: Callable[[nn.Module], Ways] = ways_of,
+    ) -> None:
+        self._chosen = chosen
+        self._otherwise: Kept = otherwise
+        self._ways = ways
+
+    def __call__(self, block: nn.Module, *inputs: Any) -> Any:
+        return self._ways(block)[self._chosen.get(block, self._otherwise)](block, *inputs)
+
+
 def _called(block: nn.Module, *inputs: Any) -> Any:
     return block(*inputs)
 
 
 def _again(block: nn.Module, *inputs: Any) -> Any:
-    return checkpoint(block.__call__, *inputs, **_options())
+    return checkpointed(block.__call__, *inputs)
+
+
+def checkpointed(run: Callable[..., Any], *inputs: Any, is_attention_kept: bool = False) -> Any:
+    """``run(*inputs)``, which keeps its inputs alone, or the results of attention too, and is computed again."""
+    contexts: dict[str, Any] = {"context_fn": partial(create_selective_checkpoint_contexts, _keep_attention)}
+    return checkpoint(run, *inputs, **_options(), **(contexts if is_attention_kept else {}))
 
 
 def _all_kept(block: nn.Module, *inputs: Any) -> Streams:
-    return _summed(*_before_sum(block, {"remaking": Remaking()}, *inputs))
+    return summed(*before_sum(block, {"remaking": Remaking()}, *inputs))
 
 
 def _products_kept(block: Any, *inputs: Any) -> Streams:
     remaking = Remaking(inputs=partial(_normed, block.norm1, *inputs[:3]))
-    return _summed(*_before_sum(block, {"remaking": remaking}, *inputs))
+    return summed(*before_sum(block, {"remaking": remaking}, *inputs))
 
 
 def _attention_kept(block: nn.Module, *inputs: Any) -> Streams:
     # One context for each of the two times that it runs. Around the whole block they would cost what they save on small models.
     contexts = iter(create_selective_checkpoint_contexts(_keep_attention))
-    return _summed(*checkpoint(_before_sum, block, {"attending": partial(next, contexts)}, *inputs, **_options()))
+    return summed(*checkpoint(before_sum, block, {"attending": partial(next, contexts)}, *inputs, **_options()))
 
 
 def _attention_kept_by_any(block: nn.Module, *inputs: Any) -> Streams:
-    contexts = partial(create_selective_checkpoint_contexts, _keep_attention)
-    return _summed(*checkpoint(_before_sum, block, {}, *inputs, **_options(), context_fn=contexts))
+    return summed(*checkpointed(before_sum, block, {}, *inputs, is_attention_kept=True))
 
 
 def _inputs_kept(block: nn.Module, *inputs: Any) -> Streams:
-    return _summed(*checkpoint(_before_sum, block, {}, *inputs, **_options()))
+    return summed(*checkpointed(before_sum, block, {}, *inputs))
 
 
 def _options() -> dict[str, Any]:
@@ -114,7 +139,16 @@ def _keep_attention(context: object, operation: object, *args: object, **kwargs:
     return CheckpointPolicy.MUST_SAVE if operation in _ATTENTIONS else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def _before_sum(
+def before_sum(block: Any, told: Mapping[str, Any], *inputs: Any) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """diffusers' CogVideoXBlock up to its last sum: both streams, what is added to them, text first, and the gates of that.
+
+    Its attention is ``told`` what only our processor understands.
+    """
+    video, text, shown, gate, text_gate = before_feed_forward(block, told, *inputs)
+    return video, text, block.ff(shown), gate, text_gate
+
+
+def before_feed_forward(
     block: Any,
     told: Mapping[str, Any],
     video: Tensor,
@@ -123,19 +157,17 @@ def _before_sum(
     rotary: Streams | None = None,
     attention_options: Mapping[str, Any] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """diffusers' CogVideoXBlock up to its last sum: both streams, what is added to them, text first, and the gates of that.
-
-    Its attention is ``told`` what only our processor understands.
-    """
+    """The same up to its feed-forward layers: in the middle what these are given."""
     options = {**(attention_options or {}), **told}
     shown, heard, gate, text_gate = block.norm1(video, text, time)
     seen, read = block.attn1(hidden_states=shown, encoder_hidden_states=heard, image_rotary_emb=rotary, **options)
     video, text = video + gate * seen, text + text_gate * read
     shown, heard, gate, text_gate = block.norm2(video, text, time)
-    return video, text, block.ff(torch.cat([heard, shown], dim=1)), gate, text_gate
+    return video, text, torch.cat([heard, shown], dim=1), gate, text_gate
 
 
-def _summed(video: Tensor, text: Tensor, added: Tensor, gate: Tensor, text_gate: Tensor) -> Streams:
+def summed(video: Tensor, text: Tensor, added: Tensor, gate: Tensor, text_gate: Tensor) -> Streams:
+    """The last sum, of what `before_sum` gives."""
     num_text = text.shape[1]
     return video + gate * added[:, num_text:], text + text_gate * added[:, :num_text]
 

@@ -55,6 +55,21 @@ class Team:
         """The items that are this process's work."""
         return items[self.rank :: self.size]
 
+    def rounds(self, items: Sequence[Item]) -> Iterator[tuple[Item, bool]]:
+        """The same as ``share``, for work that all have to do equally often: who has less does the last item too.
+
+        Each with whether it counts; it does for one process.
+        """
+        mine = self.share(items)
+        yield from ((item, True) for item in mine)
+        if len(mine) * self.size < len(items):
+            yield items[-1], False
+
+    def as_first(self, are_true: Sequence[bool]) -> list[bool]:
+        """What the first process says, of as many things as all processes ask about."""
+        said = torch.tensor(are_true, dtype=torch.float32)
+        return (self.sum(said if self.is_first else torch.zeros_like(said)) > 0).tolist()
+
     def sum(self, values: Tensor) -> Tensor:
         """The sum over all processes, on the device of ``values``."""
         if self.size == 1:
@@ -68,13 +83,17 @@ class Team:
         return bool(self.sum(torch.tensor(float(is_true))) > 0)
 
     def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Put the sum over all processes into every ``grad``; a process without one adds nothing."""
+        """Put the sum over all processes into every ``grad``; a process without one adds nothing, and none stays none."""
         if self.size == 1:
             return
         grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in parameters]
-        total = self.sum(torch.cat([grad.flatten() for grad in grads]))
-        for parameter, part in zip(parameters, total.split([grad.numel() for grad in grads]), strict=True):
-            parameter.grad = part.view_as(parameter)
+        counts = grads[0].new_tensor([parameter.grad is not None for parameter in parameters])
+        *parts, counts = self.sum(torch.cat([grad.flatten() for grad in (*grads, counts)])).split(
+            [grad.numel() for grad in (*grads, counts)]
+        )
+        for parameter, part, count in zip(parameters, parts, counts.tolist(), strict=True):
+            # An optimizer passes over what has no gradient, but makes a weight smaller whose gradient is zero.
+            parameter.grad = part.view_as(parameter) if count else None
 
     @contextmanager
     def first_alone(self) -> Iterator[None]:

@@ -15,7 +15,11 @@ from reelora.lora import collect, role_of
 from .begin import begin_from
 from .conditioning import Look
 
-__all__ = ["TokenCondition", "WithText", "begin_all_from", "collect_all"]
+__all__ = ["OF_TEXT_ENCODERS", "TokenCondition", "WithText", "begin_all_from", "collect_all"]
+
+
+OF_TEXT_ENCODERS = "text_encoders."
+"""How the names of their parameters begin in a WithText."""
 
 
 class WithText(nn.Module):
