@@ -14,7 +14,9 @@ from . import (
     adapters,
     algebra,
     attach,
+    base_storage,
     checkpoint,
+    compiled_step,
     forwards,
     generate,
     load,
@@ -36,6 +38,8 @@ BENCHMARKS = {
     "precompute": precompute.run,
     "training": training.run,
     "training_step": training_step.run,
+    "base_storage": base_storage.run,
+    "compiled_step": compiled_step.run,
     "generate": generate.run,
 }
 

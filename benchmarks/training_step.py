@@ -5,18 +5,21 @@ and once tuned by hand (the base in bfloat16), and beside the bare base whose ac
 weights, adapters of rank 128 and inputs. Every side is a process of its own with one thread, and they step in turn; what is
 counted is processor time, which whatever else the machine does changes least, and of that the best.
 
-A side by itself, with a profile: ``python -m benchmarks.training_step profile tuned 2B-1k``.
+A side by itself, with a profile: ``python -m benchmarks.training_step profile tuned 2B-1k``. The anonymous memory of a process
+beside its prediction: ``python -m benchmarks.training_step process ours 2B-1k``.
 """
 
 import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 from diffusers.models.transformers.cogvideox_transformer_3d import CogVideoXTransformer3DModel
@@ -146,14 +149,22 @@ class Side:
                 loss = self.loss()
             kept = alive.bytes_now()
             loss.backward()
-        gradients = sum(parameter.nbytes for parameter in self._parameters)
         for parameter in self._parameters:
             parameter.grad = None
-        return kept, self.held_bytes() - gradients + alive.peak
+        return kept, self.held_bytes() + alive.peak
+
+    def process_memory(self) -> tuple[int, int]:
+        """Anonymous memory of this process at the peak of a step, beyond what it held before the model was made; predicted."""
+        self.step()
+        with _Anonymous() as anonymous:
+            self.step()
+        return anonymous.peak - self._pass.before, self.held_bytes() + self._pass.predicted_bytes(self)
 
     def held_bytes(self) -> int:
-        """Of all weights, and of the gradients and moments of those that are trained."""
-        return sum(parameter.nbytes * (4 if parameter.requires_grad else 1) for parameter in self.model.parameters())
+        """Of all weights, and of the moments and the copies of those that are trained."""
+        trained = sum(parameter.numel() for parameter in self._parameters)
+        moments = 2 * sum(parameter.nbytes for parameter in self._parameters)
+        return sum(parameter.nbytes for parameter in self.model.parameters()) + moments + self._pass.copied_bytes * trained
 
     @property
     def model(self) -> Any:
@@ -181,29 +192,43 @@ class _Pass:
     autocast: Callable[[], Any] = nullcontext
     around: Callable[[], Any] = nullcontext
     keep: Callable[[Side, str], None] = _stock
+    copied_bytes: int = 0
+    """Of copies in lower precision that lie there throughout, of each trained number."""
+    before: int = 0
+    """Anonymous memory of the process before the model was made."""
+    predicted_bytes: Callable[[Side], int] = lambda side: 0
+    """What a step takes at its peak beside what is held."""
 
 
 def _ours(size: Size) -> _Pass:
     from reelora import LoraSpec, attach
     from reelora.lora import Shadows
-    from reelora.train.budget import choose
-    from reelora.train.recompute import Kept, Recomputing
-    from reelora.train.rehearsal import rehearse
+    from reelora.plan import choose, peak_bytes, rehearse
+    from reelora.train.recompute import Kept, Recomputing, ways_of
 
     ways: Mapping[str, Kept] = {"all": "everything", "again": "attention", FRUGAL: "products"}
+    before = _anonymous_bytes()
     model = _model(size)
     attach(model, LoraSpec(rank=RANK, alpha=ALPHA))
     _fill(model, "lora_a", "lora_b")
+    chosen: dict[nn.Module, Kept] = {}
 
     def keep(side: Side, kept: str) -> None:
         if kept in ways:
-            chosen: dict[nn.Module, Kept] = dict.fromkeys(model.transformer_blocks, ways[kept])
+            chosen.update(dict.fromkeys(model.transformer_blocks, ways[kept]))
         else:
             with side.around():
-                chosen = choose(rehearse(model, side.loss), int(kept) - side.held_bytes())
+                chosen.update(choose(rehearse(model, side.loss, ways_of), int(kept) - side.held_bytes()))
         model.enable_gradient_checkpointing(Recomputing(chosen))
 
-    return _Pass(model=model.train(), around=Shadows(model).cast, keep=keep)
+    def predicted_bytes(side: Side) -> int:
+        with side.around():
+            predicted = peak_bytes(rehearse(model, side.loss, ways_of), chosen)
+        model.enable_gradient_checkpointing(Recomputing(chosen))
+        return predicted
+
+    told = {"keep": keep, "copied_bytes": 2, "before": before, "predicted_bytes": predicted_bytes}
+    return _Pass(model=model.train(), around=Shadows(model).cast, **told)
 
 
 def _theirs(size: Size, dtype: torch.dtype) -> _Pass:
@@ -278,6 +303,31 @@ class _Alive(TorchDispatchMode):
         return sum(self._held.values())
 
 
+class _Anonymous:
+    """The most anonymous memory that this process holds inside, looked at every few milliseconds."""
+
+    def __enter__(self) -> Self:
+        self.peak = _anonymous_bytes()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._look)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    def _look(self) -> None:
+        while not self._is_over.wait(0.003):
+            self.peak = max(self.peak, _anonymous_bytes())
+
+
+def _anonymous_bytes() -> int:
+    """Source: proc(5), RssAnon: of no file."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
+    return int(line.split()[1]) * 1024
+
+
 Found = Mapping[tuple[str, str], dict[str, float]]
 """By what is kept and what was measured: the figure of every side."""
 
@@ -317,6 +367,15 @@ def _asked(process: Any, kept: str, what: str) -> list[float]:
     return json.loads(process.stdout.readline())
 
 
+def _compare(side: Side) -> None:
+    """What the process takes beside what was predicted, for every way of the blocks."""
+    for kept in (*KEPT, FRUGAL):
+        side.keep(kept)
+        process, predicted = side.process_memory()
+        found = {"process": process, "tensors": side.memory()[1], "predicted": predicted}
+        print(kept.ljust(8), *(f"{name} {size / 1e6:6.0f} MB" for name, size in found.items()))
+
+
 def _serve(side: Side) -> None:
     for line in sys.stdin:
         kept, what = line.split()
@@ -342,4 +401,4 @@ def _profile(side: Side) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    {"serve": _serve, "profile": _profile}[sys.argv[1]](Side(sys.argv[2], SIZES[sys.argv[3]]))
+    {"serve": _serve, "profile": _profile, "process": _compare}[sys.argv[1]](Side(sys.argv[2], SIZES[sys.argv[3]]))
