@@ -47,7 +47,7 @@ def _load_scheduler(source: Source) -> Any:
 
 
 _IMPOSSIBLE = (ValueError, TypeError, RuntimeError)
-"""What schedulers raise for values that cannot be; NotImplementedError, for an unknown schedule, is of the last kind."""
+"""What schedulers raise for impossible values: of an unknown beta_schedule NotImplementedError, which is a RuntimeError."""
 _SAME_NOISE = {"CogVideoXDDIMScheduler": "CogVideoXDPMScheduler"}
 _LOADERS: Mapping[str, Callable[[Source], Any]] = {
     **{tokenizer: _load_tokenizer for tokenizer, _ in TEXT_ROLES},
