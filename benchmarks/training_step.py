@@ -68,6 +68,13 @@ KEPT: Mapping[str, str] = {"all": "everything kept", "again": "checkpointing"}
 PEERS: Mapping[str, str] = {"cogvideo": "CogVideo's setup", "tuned": "PEFT tuned by hand"}
 FLOOR, FRUGAL, WITHIN = "floor", "frugal", "within"
 SIDES = ("ours", *PEERS, FLOOR)
+BESIDE_TUNED = (
+    (WITHIN, "planned within its peak", "again", "step"),
+    (WITHIN, "planned within its peak", "again", "peak of tensors"),
+    (FRUGAL, "products kept", "all", "step"),
+    (FRUGAL, "products kept", "all", "kept for backward"),
+)
+"""What our blocks keep, in words, what those of tuned keep beside it, and what is compared."""
 
 
 def run(names: Sequence[str] = tuple(SIZES)) -> Iterator[Row]:
@@ -80,22 +87,10 @@ def run(names: Sequence[str] = tuple(SIZES)) -> Iterator[Row]:
                 best = found[kept, measured]
                 for peer, what in PEERS.items():
                     yield _row(f"{size}, {text}: {measured} (theirs: {what})", unit, best["ours"], best[peer])
-        for unit, measured in (("s", "step"), ("MB", "peak of tensors")):
-            ours = found[WITHIN, measured]["ours"]
-            yield _row(
-                f"{size}, planned within its peak: {measured} (theirs: tuned, checkpointing)",
-                unit,
-                ours,
-                found["again", measured]["tuned"],
-            )
-        for unit, measured in (("s", "step"), ("MB", "kept for backward")):
-            ours = found[FRUGAL, measured]["ours"]
-            yield _row(
-                f"{size}, products kept: {measured} (theirs: tuned, everything kept)",
-                unit,
-                ours,
-                found["all", measured]["tuned"],
-            )
+        for kept, text, beside, measured in BESIDE_TUNED:
+            unit = "s" if measured == "step" else "MB"
+            what = f"{size}, {text}: {measured} (theirs: tuned, {KEPT[beside]})"
+            yield _row(what, unit, found[kept, measured]["ours"], found[beside, measured]["tuned"])
         yield _row(f"{size}: step (theirs: the bare base)", "s", found["all", "step"]["ours"], found["all", "step"][FLOOR])
 
 
